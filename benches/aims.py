@@ -1,0 +1,105 @@
+"""The aims, and whether a run reached them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from plan import LIBRARY, LIBXMTP, PYTHON
+from results import Results
+
+MIB = 1 << 20
+# Below this, fixed costs decide, and no aim speaks of it.
+SMALLEST = 10_000
+# Peaks of one and the same work differ by so much from run to run.
+GROWTH_TOLERANCE = 1.10
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An aim in words, what was measured, and whether that is enough; None if it was not measured."""
+
+    aim: str
+    measured: str
+    reached: bool | None
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """All aims in the order in which they were set."""
+    found = [_faster_than_libxmtp(results, operation) for operation in ("export", "import")]
+    found += [_growth(results, operation) for operation in ("export", "import")]
+    ratio = results.ratio
+    found.append(
+        _worst(
+            "decode without the store: at least 20 times the Python implementation, from 10 k on",
+            results.sizes("decode"),
+            lambda size: ratio("decode", size, PYTHON),
+            at_least=20,
+        )
+    )
+    found.append(
+        _worst(
+            "decode and encode without the store: at least 20 times the Python implementation, from 10 k on",
+            results.sizes("rewrite"),
+            lambda size: ratio("rewrite", size, PYTHON),
+            at_least=20,
+        )
+    )
+    found.append(
+        _worst(
+            "import: at least 0.7 of the bare insert loop, from 10 k on",
+            results.sizes("import"),
+            lambda size: results.bound_share("import", size),
+            at_least=0.7,
+        )
+    )
+    found += [_peak(results, operation) for operation in ("export", "import")]
+    found += [_peak_growth(results, operation) for operation in ("export", "import")]
+    found.append(_start(results, "startup", "`import xmtp_history`: at most 50 ms", 0.05))
+    found.append(_start(results, "help", "`xmtp-history --help`: at most 200 ms", 0.2))
+    return found
+
+
+def _worst(aim: str, sizes: Iterable[int], figure: Callable[[int], float | None], at_least: float) -> Verdict:
+    figures = {size: value for size in sizes if size >= SMALLEST and (value := figure(size)) is not None}
+    if not figures:
+        return Verdict(aim, "not measured", None)
+    worst = min(figures, key=figures.__getitem__)
+    digits = 2 if at_least < 10 else 1
+    text = ", ".join(f"{value:.{digits}f} at {size:,}" for size, value in figures.items())
+    return Verdict(aim, text, figures[worst] >= at_least)
+
+
+def _faster_than_libxmtp(results: Results, operation: str) -> Verdict:
+    aim = f"{operation}: at least 200 times libxmtp at 20 k messages"
+    times = results.ratio(operation, 20_000, LIBXMTP)
+    return Verdict(aim, f"{times:.0f} times" if times else "not measured", times >= 200 if times else None)
+
+
+def _growth(results: Results, operation: str) -> Verdict:
+    aim = f"{operation}: time per message at 1 M at most 1.2 times that at 10 k"
+    large, small = (results.value(operation, size, LIBRARY) for size in (1_000_000, 10_000))
+    if not (large and small):
+        return Verdict(aim, "not measured", None)
+    growth = large / 1_000_000 / (small / 10_000)
+    return Verdict(aim, f"{growth:.2f} times", growth <= 1.2)
+
+
+def _peak(results: Results, operation: str) -> Verdict:
+    aim = f"{operation}: peak memory at 1 M at most 96 MiB above the idle process"
+    peak = results.value(f"{operation} memory", 1_000_000)
+    return Verdict(aim, f"{peak / MIB:.1f} MiB" if peak else "not measured", peak <= 96 * MIB if peak else None)
+
+
+def _peak_growth(results: Results, operation: str) -> Verdict:
+    aim = f"{operation}: peak memory not growing from 100 k to 1 M"
+    small, large = (results.value(f"{operation} memory", size) for size in (100_000, 1_000_000))
+    if not (small and large):
+        return Verdict(aim, "not measured", None)
+    return Verdict(aim, f"{small / MIB:.1f} MiB, then {large / MIB:.1f} MiB", large <= small * GROWTH_TOLERANCE)
+
+
+def _start(results: Results, operation: str, aim: str, at_most: float) -> Verdict:
+    seconds = results.value(operation, 0)
+    measured = f"{seconds * 1e3:.0f} ms" if seconds else "not measured"
+    return Verdict(aim, measured, seconds <= at_most if seconds else None)

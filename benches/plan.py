@@ -1,0 +1,99 @@
+"""What a bench run measures: sizes, subjects and the order they take turns in.
+
+The machine may be busy with other things. So nothing is measured in one long block: a run walks through cycles, and in
+every cycle each subject has its turn. A ratio is taken inside a cycle, where both sides saw the same machine, and the
+published figure is the median over the cycles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_SIZES = (1_000, 10_000, 20_000, 100_000, 1_000_000)
+MEMORY_SIZES = (100_000, 1_000_000)
+
+LIBRARY = "library"
+PYTHON = "python"
+LIBXMTP = "libxmtp"
+# Above this the reference takes minutes: reading and paging both cost the square of the number of messages.
+LIBXMTP_LARGEST = 20_000
+LIBXMTP_CYCLES = 3
+STARTUP_CYCLES = 15
+
+
+def sizes() -> tuple[int, ...]:
+    """The numbers of messages to measure: ``BENCH_SIZES=1000,10000`` or the default."""
+    text = os.environ.get("BENCH_SIZES", "")
+    chosen = tuple(int(part.replace("_", "")) for part in text.split(",") if part.strip())
+    return tuple(sorted(set(chosen))) or DEFAULT_SIZES
+
+
+def cycles(size: int) -> int:
+    """How many turns everybody gets: ``BENCH_CYCLES``, or fewer the longer a turn takes."""
+    if fixed := os.environ.get("BENCH_CYCLES"):
+        return max(1, int(fixed))
+    return 9 if size <= 10_000 else 7 if size <= 20_000 else 5
+
+
+def rounds(size: int) -> int:
+    """How often a subject repeats inside its turn; short work needs it, long work does not."""
+    return 5 if size <= 1_000 else 3 if size <= 20_000 else 1
+
+
+def cache() -> Path:
+    """Where archives are kept between runs: ``BENCH_CACHE``, or the checkout's ignored cache folder."""
+    folder = Path(os.environ.get("BENCH_CACHE") or ROOT / ".cache" / "benches")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One subject's turn at one operation.
+
+    Attributes:
+        operation: what is measured, for example ``"decode"``.
+        size: number of messages, 0 where that means nothing.
+        cycle: which turn this is.
+        subject: who is measured: one of the names above, or ``"limit:"`` and the name of a limit.
+        rounds: how often the work is repeated within the turn.
+    """
+
+    operation: str
+    size: int
+    cycle: int
+    subject: str
+    rounds: int
+
+    def __str__(self) -> str:
+        return f"{self.size}-{self.cycle}-{self.subject}"
+
+
+def cases(operation: str, *subjects: str, limits: Iterable[str] = ()) -> list[Case]:
+    """All turns at an operation, with the subject changing fastest.
+
+    libxmtp takes part up to its largest size, and in at most three cycles: its turn lasts seconds, not milliseconds.
+    """
+    everybody = (*subjects, *(f"limit:{name}" for name in limits))
+    return [
+        Case(operation, size, cycle, subject, 1 if subject == LIBXMTP else rounds(size))
+        for size in sizes()
+        for cycle in range(cycles(size))
+        for subject in everybody
+        if subject != LIBXMTP or (size <= LIBXMTP_LARGEST and cycle < LIBXMTP_CYCLES)
+    ]
+
+
+def memory_cases(operation: str, *subjects: str) -> list[Case]:
+    """Turns at a memory measurement, for the sizes where growth would show."""
+    measured = [size for size in sizes() if size in MEMORY_SIZES]
+    return [Case(operation, size, cycle, subject, 1) for size in measured for cycle in range(3) for subject in subjects]
+
+
+def startup_cases(operation: str, *subjects: str) -> list[Case]:
+    """Turns at starting a process, where single figures scatter most."""
+    return [Case(operation, 0, cycle, subject, 1) for cycle in range(STARTUP_CYCLES) for subject in subjects]

@@ -1,0 +1,107 @@
+"""The exceptions of xmtp_history.
+
+    XmtpHistoryError
+    ├── ArchiveError                    something is wrong with an archive
+    │   ├── NotAnArchive                the bytes are something else
+    │   ├── UnsupportedArchiveVersion   made by a newer XMTP client
+    │   ├── ArchiveKeyError             the key does not open it (also a ValueError)
+    │   ├── ArchiveTruncated            it ends too early
+    │   ├── ArchiveCorrupted            it was damaged or tampered with
+    │   │   └── InvalidRecords          it opens, but some of its records break the format's rules
+    │   └── ArchiveLimitExceeded        it asks for more memory than the reader grants
+    ├── StoreError                      something is wrong with a history store
+    │   ├── StoreKeyError               the key does not open it (also a ValueError)
+    │   └── StoreLocked                 somebody else is writing to it for too long
+    └── ContentError                    a message's content cannot be decoded
+
+Plain Python exceptions are used where they fit: ``FileNotFoundError`` and other ``OSError`` for files, ``TypeError`` and
+``ValueError`` for arguments. No exception carries a key or message content.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xmtp_history._types import InvalidRecord
+
+
+class XmtpHistoryError(Exception):
+    """Root of every error that this package defines."""
+
+
+class ArchiveError(XmtpHistoryError):
+    """Something is wrong with an archive; nothing of it was imported.
+
+    Attributes:
+        reason: name of the condition in the archive specification, for example ``"AuthFailed"``.
+        element: 0-based index of the archive element at fault, or None where there is none.
+        offset: byte offset of the fault, or None: up to the first element counted in the file, from then on in the
+            inflated stream of elements.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        element: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.element = element
+        self.offset = offset
+
+
+class NotAnArchive(ArchiveError):
+    """The bytes are not an XMTP archive."""
+
+
+class UnsupportedArchiveVersion(ArchiveError):
+    """The archive has a format version that this release does not know."""
+
+
+class ArchiveKeyError(ArchiveError, ValueError):
+    """The key does not open the archive, or is not 32 bytes long."""
+
+
+class ArchiveTruncated(ArchiveError):
+    """The archive ends before it is complete."""
+
+
+class ArchiveCorrupted(ArchiveError):
+    """The archive was damaged or altered."""
+
+
+class InvalidRecords(ArchiveCorrupted):
+    """The archive opens, but holds records that break the rules of the format.
+
+    Attributes:
+        records: every offending record, in archive order (at most the first 1,000).
+    """
+
+    def __init__(self, message: str, *, records: tuple[InvalidRecord, ...] = ()) -> None:
+        first = records[0].element if records else None
+        super().__init__(message, reason="InvalidRecord", element=first)
+        self.records = records
+
+
+class ArchiveLimitExceeded(ArchiveError):
+    """The archive asks for more memory than the reader grants."""
+
+
+class StoreError(XmtpHistoryError):
+    """Something is wrong with a history store; the operation had no effect."""
+
+
+class StoreKeyError(StoreError, ValueError):
+    """The key does not open the store, or is not 32 bytes long."""
+
+
+class StoreLocked(StoreError):
+    """Another writer holds the store for longer than the time allowed."""
+
+
+class ContentError(XmtpHistoryError, ValueError):
+    """A message's content is not a valid EncodedContent."""

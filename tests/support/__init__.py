@@ -1,0 +1,1 @@
+"""What the test modules share: test data, expected values, generators, child processes."""

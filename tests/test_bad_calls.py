@@ -25,6 +25,7 @@ from xmtp_history import (
     ArchiveKeyError,
     Counts,
     History,
+    StoreError,
     archive_metadata,
     open_archive,
     rewrite_archive,
@@ -277,6 +278,64 @@ def test_pipes_can_be_sources_and_targets(filled: History) -> None:
         report = filled.create_archive(target, KEY)
         target.close()
         assert verify_archive(source, KEY) == report
+
+
+def test_a_target_that_takes_nothing(filled: History) -> None:
+    """Neither a busy loop nor an archive with a hole in it."""
+
+    class Stuck(io.RawIOBase):
+        calls = 0
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.calls += 1
+            assert self.calls < 100, "asked again and again"
+            return 0
+
+    with pytest.raises(OSError, match=r".+"):
+        filled.create_archive(Stuck(), KEY)
+
+
+def test_a_target_that_does_not_wait(filled: History) -> None:
+    """A pipe that is full: the file object says so by taking nothing, which must not pass for success."""
+    import_elements(filled, [metadata(), *(message(n, 9, content=os.urandom(100_000)) for n in range(20))])
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with (
+        os.fdopen(read_end, "rb"),
+        os.fdopen(write_end, "wb", buffering=0) as target,
+        pytest.raises(OSError, match=r".+"),
+    ):
+        filled.create_archive(target, KEY)
+
+
+def test_a_target_that_takes_a_little_at_a_time(filled: History) -> None:
+    class Slow(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.data += bytes(data[:7])
+            return min(7, len(data))
+
+    target = Slow()
+    report = filled.create_archive(target, KEY)
+    assert verify_archive(target.data, KEY) == report
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+def test_folders_that_cannot_be_written_to(filled: History) -> None:
+    with pytest.raises(OSError, match=r".+"):
+        filled.create_archive("/proc/archive.xmtp", KEY)
+    with pytest.raises(OSError, match=r".+"):
+        rewrite_archive(_archive(), KEY, "/proc/archive.xmtp", KEY)
+    with pytest.raises((OSError, StoreError)):
+        History.open("/proc/store.db3", STORE_KEY)
 
 
 # --- readers ---------------------------------------------------------------------------------------------------------

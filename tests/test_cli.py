@@ -503,6 +503,9 @@ def test_other_failures_have_their_codes(archive: Path, store: Path, tmp_path: P
         (["inspect", "--store", store], wrong, 12),
         (["inspect"], both_keys(), 2),
         (["dump", archive, "--store", store], both_keys(), 2),
+        (["dump", "--store", store, "--conversation", "general"], both_keys(), 2),
+        (["import", archive, "--store", store, "--inbox-id", "0x12"], both_keys(), 2),
+        (["export", "--store", store, "-"], both_keys(), 2),
         (["unknown"], both_keys(), 2),
     ):
         result = run(*arguments, keys=keys)
@@ -578,6 +581,20 @@ def test_an_interrupted_command_leaves_nothing_behind(tmp_path: Path, number: si
         assert process.stderr.read().count(b"\n") == 1
     assert process.returncode == code
     assert list(work.iterdir()) == []
+
+
+def test_an_interrupted_import_changes_nothing(store: Path) -> None:
+    data = write(None, KEY, [metadata(), *(message(number) for number in range(50_000))])
+    with start("import", "-", "--store", store, keys=both_keys(), stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        # Returns when the command has taken almost all of it.
+        process.stdin.write(data[:-1])
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    assert process.returncode == 130
+    shown = run("inspect", "--store", store, "--json", keys=both_keys())
+    assert shown.json["counts"] == {"conversations": 2, "messages": 3, "consents": 2}
 
 
 # --- terminals ---------------------------------------------------------------------------------------------------------

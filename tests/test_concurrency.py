@@ -128,6 +128,16 @@ def test_a_second_writer_gets_its_turn_in_time(
         assert other.set_consents([Consent(1, 2, "x", T0)]).new == Counts(consents=1)
 
 
+def test_closing_during_an_import(importing: tuple[History, _Waits, threading.Thread], store_path: Path) -> None:
+    """Whatever becomes of the import: no crash, and all or nothing."""
+    history, source, thread = importing
+    threading.Timer(0.1, source.go_on.set).start()
+    history.close()
+    thread.join(30)
+    with History.open(store_path, STORE_KEY) as again:
+        assert again.counts() in {Counts(2, 3, 2), Counts(107, 233, 127)}
+
+
 def test_an_export_sees_one_moment(history: History) -> None:
     """Records written while an export runs are in none of its sections."""
     known = fixture("many-pages")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import public
+from support import child, public
 from support.build import (
     ALICE,
     BOB,
@@ -358,3 +358,19 @@ def test_records_with_every_value(history: History) -> None:
     decision = Consent(ConsentEntityType.INBOX_ID, ConsentState.UNKNOWN, "\0é", -(2**63))
     history.set_consents([decision])
     assert list(history.consents()) == [decision]
+
+
+_WRONG_STORE_KEY = """
+import sys
+from xmtp_history import History, StoreKeyError
+History.open(sys.argv[1], bytes(32)).close()
+try:
+    History.open(sys.argv[1], bytes([1] * 32))
+except StoreKeyError:
+    print("refused")
+"""
+
+
+def test_nothing_but_the_exception_tells_of_a_wrong_store_key(tmp_path: Path) -> None:
+    with child.start(_WRONG_STORE_KEY, tmp_path / "store.db3") as process:
+        assert process.communicate(timeout=child.DEADLINE_SECONDS) == ("refused\n", "")

@@ -31,7 +31,8 @@ class ArchiveReader:
 
     Attributes:
         metadata: the archive's first element.
-        legacy: whether it was sealed with one nonce throughout; known once the iteration has ended, None before.
+        legacy: whether it was sealed with one nonce throughout. None while that is not known: the second element shows it,
+            which is mostly read together with the metadata.
     """
 
     def __init__(self, source: Source, key: BytesLike, max_element_bytes: int) -> None:
@@ -80,11 +81,12 @@ class ArchiveReader:
         if chunk:
             taken = self._stream.push(chunk[:_FIRST_BYTES])
             self._rest = chunk[taken:]
-        while (row := self._stream.metadata()) is None:
+        while (head := self._stream.head()) is None:
             if not self._push():
                 self._stream.finish()
                 msg = "the archive has no metadata"
                 raise ArchiveError(msg)
+        row, self.legacy = head
         return _rows.metadata(row)
 
     def _iterate(self) -> Iterator[Conversation | Message | Consent]:
@@ -137,7 +139,7 @@ def verify_archive(source: Source, key: BytesLike, *, on_progress: OnProgress | 
     """
     with Stream("verify", key) as stream:
         reporter = _io.Reporter("verify", stream, on_progress, bytes_total=_io.size_of(source))
-        _io.push_all(stream, source, reporter)
+        _io.push_all(stream, _io.chunks(source), reporter)
         report = _rows.archive_report(stream.finish())
     reporter.report(_total(report))
     return report

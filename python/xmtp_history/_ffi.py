@@ -170,13 +170,13 @@ class Stream:
             check(lib.xh_stream_take(pointer, rows, blob))
         return json.loads(_take(rows[0])), _take(blob[0])
 
-    def metadata(self) -> list[Any] | None:
-        """The metadata row of the archive being read, once it was met."""
+    def head(self) -> tuple[list[Any], bool | None] | None:
+        """The metadata row of the archive being read and whether it is a legacy one, as far as they were met."""
         out = ffi.new("XhBuffer *")
         with self._handle as pointer:
-            check(lib.xh_stream_metadata(pointer, out))
-        row: list[Any] | None = json.loads(_take(out[0]))
-        return row
+            check(lib.xh_stream_head(pointer, out))
+        head = json.loads(_take(out[0]))
+        return None if head is None else tuple(head)
 
     def records(self) -> int:
         """How many records were handled so far."""

@@ -212,7 +212,7 @@ class History:
                 object, whose content is only an archive if this returns.
             key: key for the archive, 32 bytes. Use a new one for each.
             options: what to export; by default everything.
-            on_progress: called at most ten times a second.
+            on_progress: called at most ten times a second, and once more when the archive is complete.
 
         Raises:
             OSError: the target cannot be written.
@@ -261,7 +261,7 @@ class History:
             key: the archive's key, 32 bytes.
             lenient: skip records that break the format's rules and report them, instead of refusing the archive.
             inbox_id: the user's own inbox; DMs that it is not a member of are then counted in the report.
-            on_progress: called at most ten times a second.
+            on_progress: called at most ten times a second, and once more when the import is committed.
 
         Raises:
             ArchiveError: the subclass says what is wrong with the archive; nothing was stored.
@@ -269,9 +269,11 @@ class History:
             StoreLocked: another writer holds the store.
             OSError: the source cannot be read.
         """
+        # Before the store is locked: whoever named a wrong file need not wait for other writers.
+        pieces = _io.begun(_io.chunks(source))
         with Stream("import", key, store=self._store, lenient=lenient, inbox_id=inbox_id) as stream:
             reporter = _io.Reporter("import", stream, on_progress, bytes_total=_io.size_of(source))
-            _io.push_all(stream, source, reporter)
+            _io.push_all(stream, pieces, reporter)
             records = stream.records()
             report = _rows.import_report(stream.finish())
         reporter.report(records)

@@ -6,21 +6,22 @@ and renamed at the end, so the name never stands for half an archive and an old 
 
 from __future__ import annotations
 
+import io
 import os
-import secrets
 import time
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from xmtp_history._types import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from xmtp_history._ffi import BytesLike, Stream
 
 #: What an archive can be read from.
-Source: TypeAlias = "str | os.PathLike[str] | BytesLike | IO[bytes]"
+Source: TypeAlias = "str | os.PathLike[str] | BytesLike | _Readable"
 #: Called with the state of a long operation, at most ten times a second.
 OnProgress: TypeAlias = "Callable[[Progress], None]"
 
@@ -28,6 +29,10 @@ OnProgress: TypeAlias = "Callable[[Progress], None]"
 CHUNK_BYTES = 256 * 1024
 
 _PROGRESS_INTERVAL = 0.1
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes | bytearray | memoryview | None: ...
 
 
 class _Writable(Protocol):
@@ -61,6 +66,12 @@ def chunks(source: Source) -> Generator[memoryview]:
     else:
         msg = f"an archive is read from a path, bytes or a binary file, not from {type(source).__name__}"
         raise TypeError(msg)
+
+
+def begun(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """The same pieces, the first one read already: a source that cannot be read shows before anything else is done."""
+    first = next(pieces, None)
+    return pieces if first is None else chain((first,), pieces)
 
 
 def _file_chunks(read: Callable[[int], object]) -> Iterator[memoryview]:
@@ -102,7 +113,7 @@ def writing(target: Target) -> Iterator[_Writable]:
     if os.path.isdir(path):
         raise IsADirectoryError(f"the target is a folder: {path}")
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.partial")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.partial")
     try:
         # An archive can hold secrets, and its key is elsewhere: nobody but the owner needs to read it.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -129,11 +140,22 @@ def _sync_folder(folder: str) -> None:
 
 
 def write_all(file: _Writable, data: memoryview) -> None:
-    """Writes all of it, also where the file takes less at a time."""
+    """Writes all of it, also where the file takes less at a time.
+
+    Raises:
+        OSError: the file takes no more.
+    """
     while data:
         written = file.write(data)
-        if not isinstance(written, int) or written >= len(data):
+        if written is None and isinstance(file, io.RawIOBase):
+            msg = "the target does not wait until it can be written; give a blocking one"
+            raise BlockingIOError(msg)
+        if not isinstance(written, int):
+            # Objects that only look like a file often return nothing, and have taken everything.
             return
+        if written <= 0:
+            msg = "the target takes no more data"
+            raise OSError(msg)
         data = data[written:]
 
 
@@ -170,8 +192,8 @@ class Reporter:
             self._on_progress(Progress(self._phase, records, self._total, self._bytes_done, self._bytes_total))
 
 
-def push_all(stream: Stream, source: Source, reporter: Reporter) -> None:
+def push_all(stream: Stream, pieces: Iterable[memoryview], reporter: Reporter) -> None:
     """Pushes a whole source into a stream that takes everything."""
-    for chunk in chunks(source):
+    for chunk in pieces:
         stream.push(chunk)
         reporter.add(len(chunk))

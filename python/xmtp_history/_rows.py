@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xmtp_history._types import (
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 _Record = TypeVar("_Record", Conversation, Message, Consent)
 
 
+# A frozen dataclass sets its fields one by one through object.__setattr__, which takes five times as long as a plain one. So
+# messages, of which there can be millions, are made as a plain twin with the same slots, and then become what they are.
+_new_message: Any = make_dataclass(
+    "_MessageTwin", [(field.name, Any, None) for field in fields(Message)], slots=True, eq=False, repr=False
+)
+
+
 def _by_number(kind: type[enum.Enum]) -> dict[int, Any]:
     return {member.value: member for member in kind}
 
@@ -47,16 +54,15 @@ _CONSENT_STATES = _by_number(ConsentState)
 
 def records(batch: list[Any], blob: bytes) -> Iterator[Conversation | Message | Consent]:
     """The records of a batch, in order."""
+    groups, headers, runs = batch
+    for header in headers:
+        header[0] = _MESSAGE_KINDS.get(header[0], header[0])
     start = 0
-    for kind, rows in batch:
+    for kind, rows in runs:
         if kind == "m":
             for row in rows:
-                end = row[8]
-                row[3] = _MESSAGE_KINDS.get(row[3], row[3])
-                row[6] = _DELIVERY_STATUSES.get(row[6], row[6])
-                row[8] = blob[start:end]
-                start = end
-                yield Message(*row)
+                message, start = _message(row, groups, headers, blob, start)
+                yield message
         elif kind == "g":
             yield from map(_conversation, rows)
         else:
@@ -67,6 +73,38 @@ def records(batch: list[Any], blob: bytes) -> Iterator[Conversation | Message | 
                     entity,
                     consented_at_ns,
                 )
+
+
+def _message(
+    row: list[Any], groups: list[str], headers: list[list[Any]], blob: bytes, start: int
+) -> tuple[Message, int]:
+    """A message, and where in the blob its content ends."""
+    id_, group, sent_at_ns, header, status, end, reference_id, expire_at_ns, sequence_id, originator_id, deleted_by = (
+        row
+    )
+    kind, inbox_id, installation_id, content_type, authority_id, major, minor, content_type_save = headers[header]
+    message = _new_message(
+        id_,
+        groups[group],
+        sent_at_ns,
+        kind,
+        inbox_id,
+        installation_id,
+        _DELIVERY_STATUSES.get(status, status),
+        content_type,
+        blob[start:end],
+        reference_id,
+        expire_at_ns,
+        sequence_id,
+        originator_id,
+        authority_id,
+        major,
+        minor,
+        content_type_save,
+        deleted_by,
+    )
+    message.__class__ = Message
+    return message, end
 
 
 def _conversation(row: list[Any]) -> Conversation:

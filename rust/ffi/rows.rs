@@ -1,11 +1,14 @@
 //! Records as they cross the C ABI: JSON arrays in the field order of Python's dataclasses, beside one blob.
 //!
-//! A batch is a JSON list of runs, `[kind, [row, …]]`, with the kinds `"g"`, `"m"` and `"c"`. Of a message's content the
-//! row holds the end in the blob; it begins where the one before ended. Ids are lower-case hexadecimal.
+//! A batch is a JSON list of three: conversation ids, message headers, and runs, `[kind, [row, …]]`, with the kinds `"g"`,
+//! `"m"` and `"c"`. A message's row refers by number to its conversation and to its header, which many messages share, so
+//! that Python parses them once. Of its content the row holds the end in the blob; it begins where the one before ended. Ids
+//! are lower-case hexadecimal.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::error::XhError;
@@ -30,10 +33,42 @@ const LEGACY_CONTENT_TYPES: [&str; 11] = [
     "transactionReference",
 ];
 
+/// Values that rows refer to by number.
+#[derive(Default)]
+struct Shared {
+    numbers: HashMap<Vec<u8>, usize, RandomState>,
+    json: Vec<u8>,
+}
+
+impl Shared {
+    /// The number of the value that `key` identifies; `write` puts it into the list the first time.
+    fn number(&mut self, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        if let Some(&number) = self.numbers.get(key) {
+            return number;
+        }
+        let number = self.numbers.len();
+        self.numbers.insert(key.to_vec(), number);
+        write(&mut self.json);
+        self.json.push(b',');
+        number
+    }
+
+    /// Appends the values as a JSON list, and forgets them.
+    fn take(&mut self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        out.extend_from_slice(self.json.strip_suffix(b",").unwrap_or_default());
+        out.extend_from_slice(b"],");
+        *self = Self::default();
+    }
+}
+
 /// Records waiting to be taken by Python.
 #[derive(Default)]
 pub(super) struct Batch {
-    json: Vec<u8>,
+    groups: Shared,
+    headers: Shared,
+    header_key: Vec<u8>,
+    runs: Vec<u8>,
     blob: Vec<u8>,
     run: Option<char>,
 }
@@ -41,17 +76,18 @@ pub(super) struct Batch {
 impl Batch {
     /// Memory in use, bytes.
     pub fn len(&self) -> usize {
-        self.json.len() + self.blob.len()
+        self.groups.json.len() + self.headers.json.len() + self.runs.len() + self.blob.len()
     }
 
     /// Takes the batch: JSON and blob.
     pub fn take(&mut self) -> (Vec<u8>, Vec<u8>) {
-        let mut json = std::mem::take(&mut self.json);
-        if self.run.take().is_some() {
-            json.extend_from_slice(b"]]]");
-        } else {
-            json.extend_from_slice(b"[]");
-        }
+        let mut json = Vec::with_capacity(self.len() - self.blob.len() + 16);
+        json.push(b'[');
+        self.groups.take(&mut json);
+        self.headers.take(&mut json);
+        json.push(b'[');
+        json.append(&mut self.runs);
+        json.extend_from_slice(if self.run.take().is_some() { b"]]]]" } else { b"]]" });
         (json, std::mem::take(&mut self.blob))
     }
 
@@ -102,26 +138,53 @@ impl Batch {
         } else {
             message.content_type
         };
+        let group = self.groups.number(message.group_id, |json| {
+            write_hex(json, message.group_id);
+        });
+        let header = self.header(message, content_type);
         let mut row = self.begin('m');
         row.hex(message.id)
-            .hex(message.group_id)
+            .value(&group)
             .value(&message.sent_at_ns)
-            .value(&message.kind)
-            .value(&message.sender_inbox_id)
-            .hex(message.sender_installation_id)
+            .value(&header)
             .value(&message.delivery_status)
-            .value(&content_type)
             .value(&content_end)
             .value(&message.reference_id.map(hex::encode))
             .value(&view.expire_at_ns)
             .value(&message.sequence_id)
             .value(&message.originator_id)
-            .value(&message.authority_id)
-            .value(&message.version_major)
-            .value(&message.version_minor)
-            .value(&message.content_type_save)
             .value(&view.deleted_by_inbox_id);
         row.end();
+    }
+
+    /// The number of a message's header: kind, sender and content type.
+    fn header(&mut self, message: &Message<'_>, content_type: &str) -> usize {
+        let numbers = [message.kind, message.content_type_save, message.version_major, message.version_minor];
+        let texts = [
+            message.sender_inbox_id.as_bytes(),
+            message.sender_installation_id,
+            content_type.as_bytes(),
+            message.authority_id.as_bytes(),
+        ];
+        self.header_key.clear();
+        self.header_key.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        for text in texts {
+            self.header_key.extend_from_slice(&text.len().to_le_bytes());
+            self.header_key.extend_from_slice(text);
+        }
+        self.headers.number(&self.header_key, |json| {
+            json.push(b'[');
+            let mut row = Row(json);
+            row.value(&message.kind)
+                .value(&message.sender_inbox_id)
+                .hex(message.sender_installation_id)
+                .value(&content_type)
+                .value(&message.authority_id)
+                .value(&message.version_major)
+                .value(&message.version_minor)
+                .value(&message.content_type_save);
+            row.end();
+        })
     }
 
     pub fn consent(&mut self, consent: &Consent<'_>) {
@@ -132,16 +195,16 @@ impl Batch {
 
     fn begin(&mut self, kind: char) -> Row<'_> {
         match self.run {
-            Some(run) if run == kind => self.json.push(b','),
+            Some(run) if run == kind => self.runs.push(b','),
             run => {
-                self.json.extend_from_slice(if run.is_some() { b"]],[\"" } else { b"[[\"" });
-                self.json.push(kind as u8);
-                self.json.extend_from_slice(b"\",[");
+                self.runs.extend_from_slice(if run.is_some() { b"]],[\"" } else { b"[\"" });
+                self.runs.push(kind as u8);
+                self.runs.extend_from_slice(b"\",[");
                 self.run = Some(kind);
             }
         }
-        self.json.push(b'[');
-        Row(&mut self.json)
+        self.runs.push(b'[');
+        Row(&mut self.runs)
     }
 }
 
@@ -157,12 +220,8 @@ impl Row<'_> {
     }
 
     fn hex(&mut self, bytes: &[u8]) -> &mut Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        self.0.push(b'"');
-        self.0.extend(bytes.iter().flat_map(|byte| {
-            [byte >> 4, byte & 15].map(|digit| DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0'))
-        }));
-        self.0.extend_from_slice(b"\",");
+        write_hex(self.0, bytes);
+        self.0.push(b',');
         self
     }
 
@@ -172,6 +231,18 @@ impl Row<'_> {
             *last = b']';
         }
     }
+}
+
+/// Appends bytes as a JSON string of hexadecimal digits.
+fn write_hex(json: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    json.push(b'"');
+    json.extend(
+        bytes.iter().flat_map(|byte| {
+            [byte >> 4, byte & 15].map(|digit| DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0'))
+        }),
+    );
+    json.push(b'"');
 }
 
 /// A conversation from Python.

@@ -47,8 +47,8 @@ trait Stream: Send {
         Err(unsupported())
     }
 
-    /// The archive's metadata as JSON, null before they were read.
-    fn metadata(&self) -> Value {
+    /// The archive's metadata and whether it is a legacy one, as JSON; null as long as they were not met.
+    fn head(&self) -> Value {
         Value::Null
     }
 
@@ -66,6 +66,7 @@ fn unsupported() -> XhError {
 struct Records {
     reader: Reader,
     batch: Batch,
+    elements: u64,
     records: u64,
 }
 
@@ -73,8 +74,9 @@ impl Stream for Records {
     fn push(&mut self, input: &[u8]) -> Result<usize, XhError> {
         let mut taken = 0;
         for piece in input.chunks(PIECE_BYTES) {
-            let (batch, records) = (&mut self.batch, &mut self.records);
-            self.reader.push(piece, |opened| {
+            let Self { reader, batch, elements, records } = self;
+            reader.push(piece, |opened| {
+                *elements += 1;
                 *records += 1;
                 match opened.element {
                     Element::Group(group) => batch.conversation(&archived_conversation(group)),
@@ -96,8 +98,10 @@ impl Stream for Records {
         Ok(self.batch.take())
     }
 
-    fn metadata(&self) -> Value {
-        self.reader.metadata().map_or(Value::Null, metadata_json)
+    fn head(&self) -> Value {
+        let Some(metadata) = self.reader.metadata() else { return Value::Null };
+        let legacy = (self.elements > 1).then(|| self.reader.legacy());
+        json!([metadata_json(metadata), legacy])
     }
 
     fn records(&self) -> u64 {
@@ -124,10 +128,6 @@ impl Stream for Verify {
             Ok::<_, archive::Error>(())
         })?;
         Ok(input.len())
-    }
-
-    fn metadata(&self) -> Value {
-        self.reader.metadata().map_or(Value::Null, metadata_json)
     }
 
     fn records(&self) -> u64 {
@@ -289,6 +289,7 @@ fn open(request: Request, store: Option<&XhStore>, key: &[u8], target_key: &[u8]
         Request::Records { max_element_bytes } => Box::new(Records {
             reader: Reader::new(&key, Limits { max_element_bytes, ..limits }),
             batch: Batch::default(),
+            elements: 0,
             records: 0,
         }),
         Request::Verify => Box::new(Verify { reader: Reader::new(&key, limits), tally: Tally::default() }),
@@ -433,17 +434,17 @@ pub unsafe extern "C" fn xh_stream_take(
     })
 }
 
-/// The metadata of the archive being read, as JSON; null while they were not met.
+/// The metadata of the archive being read and whether it is a legacy one, as JSON; null while they were not met.
 ///
 /// # Safety
 /// `stream` is open, and `out` valid for a write.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xh_stream_metadata(stream: *const XhStream, out: *mut XhBuffer) -> *mut XhError {
+pub unsafe extern "C" fn xh_stream_head(stream: *const XhStream, out: *mut XhBuffer) -> *mut XhError {
     guard(|| {
         // SAFETY: promised by the caller.
-        let metadata = unsafe { &*stream }.with(|stream| Ok(stream.metadata()))?;
+        let head = unsafe { &*stream }.with(|stream| Ok(stream.head()))?;
         // SAFETY: promised by the caller.
-        unsafe { *out = metadata.to_string().into_bytes().into() };
+        unsafe { *out = head.to_string().into_bytes().into() };
         Ok(())
     })
 }

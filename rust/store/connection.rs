@@ -84,9 +84,9 @@ impl Location {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(self.timeout)?;
-        // SQLCipher would otherwise write to the process's stderr.
-        connection.execute_batch("PRAGMA cipher_log_level = NONE;")?;
         connection.execute_batch(&self.key_pragma)?;
+        // SQLCipher would otherwise write to the process's stderr. The first key of a process resets this, so it comes after.
+        connection.execute_batch("PRAGMA cipher_log_level = NONE;")?;
         connection.execute_batch(&format!(
             "PRAGMA cipher_page_size = {PAGE_BYTES};
              PRAGMA cipher_hmac_algorithm = HMAC_SHA256;"

@@ -67,8 +67,6 @@ impl Default for ExportOptions {
 /// An export under way.
 pub struct Exporter {
     writer: Writer,
-    /// Archive bytes already given out of the writer's output.
-    given: usize,
     batches: Option<Receiver<Delivery>>,
     thread: Option<JoinHandle<()>>,
     report: ArchiveReport,
@@ -110,13 +108,7 @@ impl Store {
             .name("xmtp-export".into())
             .spawn(move || selection.deliver(&reader))
             .map_err(|error| Error::NoThread(error.to_string()))?;
-        Ok(Exporter {
-            writer,
-            given: 0,
-            batches: Some(batches),
-            thread: Some(thread),
-            report: ArchiveReport::default(),
-        })
+        Ok(Exporter { writer, batches: Some(batches), thread: Some(thread), report: ArchiveReport::default() })
     }
 }
 
@@ -127,7 +119,7 @@ impl Exporter {
     /// Any error of the database. The archive is not complete then, and cannot look so: its frame has no end.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
         while let Some(batches) = &self.batches
-            && self.writer.output().len() - self.given < out.len()
+            && self.writer.output().len() < out.len()
         {
             let bytes = self.report.archive_bytes;
             match batches.recv() {
@@ -146,17 +138,12 @@ impl Exporter {
             }
             self.report.archive_bytes = bytes;
         }
-        let output = self.writer.output();
-        let ready = output.get(self.given..).unwrap_or_default();
+        let ready = self.writer.output();
         let length = ready.len().min(out.len());
         if let (Some(target), Some(source)) = (out.get_mut(..length), ready.get(..length)) {
             target.copy_from_slice(source);
         }
-        self.given += length;
-        if self.given == output.len() {
-            output.clear();
-            self.given = 0;
-        }
+        ready.drain(..length);
         self.report.archive_bytes += length as u64;
         Ok(length)
     }

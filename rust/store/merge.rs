@@ -420,6 +420,8 @@ impl Target<'_> {
             return Ok(Placed::Known(key));
         }
         let mut key = preferred_key(message.id);
+        // Ids that only differ in a later part keep their order by it, which made-up ones tend to need.
+        let mut alternatives = message.id.chunks_exact(8).skip(1);
         loop {
             let inserted = self.insert_message.execute(params![
                 key,
@@ -451,7 +453,10 @@ impl Target<'_> {
             if occupant == message.id {
                 return Ok(Placed::Known(key));
             }
-            key = i64::from_be_bytes(crypto::random_bytes().map_err(|_| Error::NoRandomness)?);
+            key = match alternatives.next() {
+                Some(part) => preferred_key(part),
+                None => i64::from_be_bytes(crypto::random_bytes().map_err(|_| Error::NoRandomness)?),
+            };
         }
     }
 

@@ -82,6 +82,22 @@ def _bounded(ns: int) -> int:
     return ns
 
 
+def conversation_id(text: str) -> str:
+    """The id of a conversation."""
+    return _hex_id(text, 16)
+
+
+def inbox_id(text: str) -> str:
+    """The id of an inbox."""
+    return _hex_id(text, 32)
+
+
+def _hex_id(text: str, size: int) -> str:
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * size}}}", text):
+        raise click.BadParameter(f"expected {2 * size} hexadecimal characters")
+    return text.lower()
+
+
 def source(path: Path) -> Path | BinaryIO:
     """The archive to read; ``-`` stands for standard input.
 
@@ -108,6 +124,8 @@ def existing_store(path: Path) -> Path:
 
 def new_file(path: Path, *, replace: bool) -> Path:
     """The path of a file to write; it may exist only with ``replace``."""
+    if str(path) == "-":
+        raise click.UsageError("TARGET must be a file: what is written to a pipe cannot be taken back on an error")
     if not replace and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, "exists already; --force replaces it", str(path))
     return path

@@ -127,7 +127,12 @@ def verify(*, archive: Path, key_file: Path | None, as_json: bool) -> None:
 @options.optional_store
 @options.archive_key
 @options.store_key
-@click.option("--conversation", metavar="ID", help="Only this conversation and its messages.")
+@click.option(
+    "--conversation",
+    type=options.conversation_id,
+    metavar="ID",
+    help="Only this conversation and its messages.",
+)
 @click.option("--json", is_flag=True, expose_value=False, help="Accepted for uniformity: the output is always JSON.")
 def dump(
     *,

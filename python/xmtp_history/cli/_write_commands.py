@@ -28,7 +28,12 @@ _ELEMENTS = {element.name.lower(): element for element in ArchiveElement}
 @options.archive_key
 @options.store_key
 @click.option("--lenient", is_flag=True, help="Skip records that break the rules of the format, and report them.")
-@click.option("--inbox-id", metavar="ID", help="Your inbox: DMs that it is not a member of are counted.")
+@click.option(
+    "--inbox-id",
+    type=options.inbox_id,
+    metavar="ID",
+    help="Your inbox: DMs that it is not a member of are counted.",
+)
 @options.as_json
 def import_(
     *,

@@ -61,7 +61,7 @@ CREATE TABLE message_headers (
 
 -- The key of a message is the first eight bytes of its id, so that the table is ordered by id: archives are in this order
 -- too, and importing one is appending, exporting one is reading straight through. Where two ids begin alike, the later one
--- lives under a random key that message_key_overflow knows.
+-- lives under another key, made from its later bytes, that message_key_overflow knows.
 CREATE TABLE group_messages (
     key                     INTEGER PRIMARY KEY,
     id                      BLOB    NOT NULL,

@@ -36,14 +36,14 @@ const INFLATE_BYTES: usize = 256 * 1024;
 /// Room for raw blocks; a block holds up to half of it.
 const FRAME_BYTES: usize = 256 * 1024;
 /// How many messages the store collects before it writes their part of the timeline in order.
-const TIMELINE_RUN: usize = 262_144;
+const TIMELINE_RUN: usize = 131_072;
 const SCHEMA: &str = include_str!("../rust/store/sql/0001_initial.sql");
 /// The store's pragmas, in the order it sends them.
 const PRAGMAS: &str = "
-    PRAGMA cipher_log_level = NONE;
     PRAGMA key = \"x'000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'\";
     PRAGMA cipher_page_size = 8192;
     PRAGMA cipher_hmac_algorithm = HMAC_SHA256;
+    PRAGMA wal_autocheckpoint = 0;
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     PRAGMA temp_store = MEMORY;

@@ -17,8 +17,8 @@ use super::rules::{self, InvalidRecord, STATUS_PUBLISHED};
 use crate::crypto;
 use crate::wire::{Consent, Group, Message};
 
-/// Timeline entries gathered before they are written in sorted order; 6 MiB.
-const TIMELINE_RUN: usize = 256 * 1024;
+/// Timeline entries gathered before they are written in sorted order; 3 MiB.
+const TIMELINE_RUN: usize = 128 * 1024;
 /// Conversations remembered between records; a hostile archive may have any number.
 const GROUPS_REMEMBERED: usize = 64 * 1024;
 /// Message headers remembered between records.

@@ -116,7 +116,11 @@ def writing(target: Target) -> Iterator[_Writable]:
     temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.partial")
     try:
         # An archive can hold secrets, and its key is elsewhere: nobody but the owner needs to read it.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            # The user knows the target's name, not the temporary one.
+            raise OSError(error.errno, error.strerror, path) from None
         with open(descriptor, "wb", buffering=0) as file:
             yield file
             os.fsync(file.fileno())

@@ -7,7 +7,6 @@ latest when it is collected; a closed one raises ``ValueError``.
 from __future__ import annotations
 
 import json
-import threading
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xmtp_history import _errors
@@ -82,35 +81,34 @@ def decode_content(content: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 class _Handle:
-    """A native object. Closing waits for calls in other threads that still use it."""
+    """A native object.
 
-    def __init__(self, pointer: Any, free: Callable[[Any], None]) -> None:
+    Closing empties it, after calls of other threads that still use it; its memory is freed when nobody refers to it any
+    more. So there is no state here that an interrupt could leave half-changed.
+    """
+
+    def __init__(self, pointer: Any, close: Callable[[Any], None], free: Callable[[Any], None]) -> None:
         self._pointer: Any = ffi.gc(pointer, free)
-        self._users = 0
-        self._idle = threading.Condition()
+        self._close = close
+
+    @property
+    def pointer(self) -> Any:
+        """What native functions take.
+
+        Raises:
+            ValueError: it was closed.
+        """
+        pointer = self._pointer
+        if pointer is None:
+            msg = "already closed"
+            raise ValueError(msg)
+        return pointer
 
     def close(self) -> None:
-        """Frees the object; closing twice is fine."""
-        with self._idle:
-            self._idle.wait_for(lambda: self._users == 0)
-            pointer, self._pointer = self._pointer, None
+        """Empties the object; closing twice is fine."""
+        pointer, self._pointer = self._pointer, None
         if pointer is not None:
-            ffi.release(pointer)
-
-    def __enter__(self) -> Any:
-        with self._idle:
-            if self._pointer is None:
-                msg = "already closed"
-                raise ValueError(msg)
-            self._users += 1
-            return self._pointer
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._idle:
-            self._users -= 1
-            self._idle.notify_all()
+            self._close(pointer)
 
 
 class Stream:
@@ -125,16 +123,9 @@ class Stream:
         request = json.dumps({"stream": kind, **options}).encode()
         key, target_key = key_bytes(key), key_bytes(target_key)
         out = ffi.new("XhStream **")
-
-        def open_stream(pointer: Any) -> None:
-            check(lib.xh_stream_open(request, len(request), pointer, key, len(key), target_key, len(target_key), out))
-
-        if store is None:
-            open_stream(ffi.NULL)
-        else:
-            with store.handle as pointer:
-                open_stream(pointer)
-        self._handle = _Handle(out[0], lib.xh_stream_free)
+        pointer = ffi.NULL if store is None else store.handle.pointer
+        check(lib.xh_stream_open(request, len(request), pointer, key, len(key), target_key, len(target_key), out))
+        self._handle = _Handle(out[0], lib.xh_stream_close, lib.xh_stream_free)
 
     def close(self) -> None:
         """Ends the stream; one that was not finished is undone."""
@@ -151,43 +142,37 @@ class Stream:
     def push(self, data: memoryview) -> int:
         """Pushes bytes in; returns how many were taken."""
         taken = ffi.new("size_t *")
-        with self._handle as pointer:
-            check(lib.xh_stream_push(pointer, ffi.from_buffer("uint8_t[]", data), len(data), taken))
+        check(lib.xh_stream_push(self._handle.pointer, ffi.from_buffer("uint8_t[]", data), len(data), taken))
         return int(taken[0])
 
     def read_into(self, target: bytearray) -> int:
         """Fills ``target`` with archive bytes; returns how many."""
         filled = ffi.new("size_t *")
-        with self._handle as pointer:
-            out = ffi.from_buffer("uint8_t[]", target, require_writable=True)
-            check(lib.xh_stream_read(pointer, out, len(target), filled))
+        out = ffi.from_buffer("uint8_t[]", target, require_writable=True)
+        check(lib.xh_stream_read(self._handle.pointer, out, len(target), filled))
         return int(filled[0])
 
     def take(self) -> tuple[Any, bytes]:
         """Takes the batch of records gathered: runs of rows, and the blob with their content."""
         rows, blob = ffi.new("XhBuffer *"), ffi.new("XhBuffer *")
-        with self._handle as pointer:
-            check(lib.xh_stream_take(pointer, rows, blob))
+        check(lib.xh_stream_take(self._handle.pointer, rows, blob))
         return json.loads(_take(rows[0])), _take(blob[0])
 
     def head(self) -> tuple[list[Any], bool | None] | None:
         """The metadata row of the archive being read and whether it is a legacy one, as far as they were met."""
         out = ffi.new("XhBuffer *")
-        with self._handle as pointer:
-            check(lib.xh_stream_head(pointer, out))
+        check(lib.xh_stream_head(self._handle.pointer, out))
         head = json.loads(_take(out[0]))
         return None if head is None else tuple(head)
 
     def records(self) -> int:
         """How many records were handled so far."""
-        with self._handle as pointer:
-            return int(lib.xh_stream_records(pointer))
+        return int(lib.xh_stream_records(self._handle.pointer))
 
     def finish(self) -> dict[str, Any]:
         """Ends the stream, committing what it did, and returns the report."""
         out = ffi.new("XhBuffer *")
-        with self._handle as pointer:
-            check(lib.xh_stream_finish(pointer, out))
+        check(lib.xh_stream_finish(self._handle.pointer, out))
         report: dict[str, Any] = json.loads(_take(out[0]))
         return report
 
@@ -199,7 +184,7 @@ class Store:
         key = key_bytes(key)
         out = ffi.new("XhStore **")
         check(lib.xh_store_open(path, len(path), key, len(key), timeout_ms, out))
-        self.handle = _Handle(out[0], lib.xh_store_free)
+        self.handle = _Handle(out[0], lib.xh_store_close, lib.xh_store_free)
 
     def close(self) -> None:
         """Closes the store."""
@@ -208,8 +193,7 @@ class Store:
     def counts(self) -> list[int]:
         """Conversations, messages, consent records."""
         out = ffi.new("XhBuffer *")
-        with self.handle as pointer:
-            check(lib.xh_store_counts(pointer, out))
+        check(lib.xh_store_counts(self.handle.pointer, out))
         counts: list[int] = json.loads(_take(out[0]))
         return counts
 
@@ -217,15 +201,13 @@ class Store:
         """A page of records: runs of rows, the blob, and where the next page begins (None at the end)."""
         encoded = json.dumps({"list": kind, **request}).encode()
         rows, blob, following = ffi.new("XhBuffer *"), ffi.new("XhBuffer *"), ffi.new("XhBuffer *")
-        with self.handle as pointer:
-            check(lib.xh_store_list(pointer, encoded, len(encoded), rows, blob, following))
+        check(lib.xh_store_list(self.handle.pointer, encoded, len(encoded), rows, blob, following))
         return json.loads(_take(rows[0])), _take(blob[0]), json.loads(_take(following[0]))
 
     def add(self, kind: str, rows: object, blob: bytes = b"") -> dict[str, Any]:
         """Adds rows of one kind in one transaction; returns the report."""
         encoded = json.dumps(rows).encode()
         out = ffi.new("XhBuffer *")
-        with self.handle as pointer:
-            check(lib.xh_store_add(pointer, ord(kind), encoded, len(encoded), blob, len(blob), out))
+        check(lib.xh_store_add(self.handle.pointer, ord(kind), encoded, len(encoded), blob, len(blob), out))
         report: dict[str, Any] = json.loads(_take(out[0]))
         return report

@@ -1,6 +1,8 @@
 //! The store across the C ABI: queries take a JSON request and give JSON or a batch of rows.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,8 +14,15 @@ use super::rows::{Batch, Rows};
 use super::stream::report_json;
 use crate::store::{ConversationQuery, MessageQuery, Store};
 
-/// A history store.
-pub struct XhStore(pub(super) Store);
+/// A history store, until it is closed.
+pub struct XhStore(Mutex<Option<Arc<Store>>>);
+
+impl XhStore {
+    /// The store, kept open for as long as the result is.
+    pub(super) fn get(&self) -> Result<Arc<Store>, XhError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(XhError::closed)
+    }
+}
 
 /// A JSON request.
 #[derive(Deserialize)]
@@ -73,12 +82,24 @@ pub unsafe extern "C" fn xh_store_open(
         let (path, key) = unsafe { (bytes(path, path_length), bytes(key, key_length)) };
         let store = Store::open(path_of(path)?, key, Duration::from_millis(timeout_ms.into()))?;
         // SAFETY: promised by the caller.
-        unsafe { *out = Box::into_raw(Box::new(XhStore(store))) };
+        unsafe { *out = Box::into_raw(Box::new(XhStore(Mutex::new(Some(Arc::new(store)))))) };
         Ok(())
     })
 }
 
-/// Closes a store. Imports and exports started from it go on.
+/// Closes a store, when calls that still use it have ended. Imports and exports started from it go on; later calls fail.
+///
+/// # Safety
+/// `store` came from [`xh_store_open`] and was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xh_store_close(store: *const XhStore) {
+    // SAFETY: promised by the caller.
+    let store = unsafe { &*store };
+    let closed = catch_unwind(AssertUnwindSafe(|| drop(store.0.lock().unwrap_or_else(PoisonError::into_inner).take())));
+    debug_assert!(closed.is_ok(), "dropping a store does not panic");
+}
+
+/// Frees a store, closing it first.
 ///
 /// # Safety
 /// `store` came from [`xh_store_open`] and is not used any more.
@@ -96,7 +117,7 @@ pub unsafe extern "C" fn xh_store_free(store: *mut XhStore) {
 pub unsafe extern "C" fn xh_store_counts(store: *const XhStore, out: *mut XhBuffer) -> *mut XhError {
     guard(|| {
         // SAFETY: promised by the caller.
-        let counts = unsafe { &*store }.0.counts()?;
+        let counts = unsafe { &*store }.get()?.counts()?;
         let json = serde_json::json!([counts.conversations, counts.messages, counts.consents]);
         // SAFETY: promised by the caller.
         unsafe { *out = json.to_string().into_bytes().into() };
@@ -119,10 +140,10 @@ pub unsafe extern "C" fn xh_store_list(
 ) -> *mut XhError {
     guard(|| {
         // SAFETY: promised by the caller.
-        let (store, request) = unsafe { (&(*store).0, bytes(request, request_length)) };
+        let (store, request) = unsafe { ((*store).get()?, bytes(request, request_length)) };
         let request = serde_json::from_slice(request).map_err(|error| XhError::new("ValueError", error.to_string()))?;
         let mut batch = Batch::default();
-        let after = list(store, request, &mut batch)?;
+        let after = list(&store, request, &mut batch)?;
         let (rows, content) = batch.take();
         // SAFETY: promised by the caller.
         unsafe {
@@ -182,7 +203,7 @@ pub unsafe extern "C" fn xh_store_add(
 ) -> *mut XhError {
     guard(|| {
         // SAFETY: promised by the caller.
-        let (store, json, blob) = unsafe { (&(*store).0, bytes(json, json_length), bytes(blob, blob_length)) };
+        let (store, json, blob) = unsafe { ((*store).get()?, bytes(json, json_length), bytes(blob, blob_length)) };
         let rows = Rows::parse(kind, json, blob)?;
         let report = store.add(rows.records())?;
         // SAFETY: promised by the caller.

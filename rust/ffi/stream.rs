@@ -4,6 +4,7 @@
 //! Input is pushed in and says how much of it was taken; output is taken out as archive bytes or as batches of records.
 //! A stream that failed or finished has given up what it held, so a failed import is already undone when its error arrives.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
@@ -284,7 +285,7 @@ enum Request {
 fn open(request: Request, store: Option<&XhStore>, key: &[u8], target_key: &[u8]) -> Result<Box<dyn Stream>, XhError> {
     let key = ArchiveKey::new(key)?;
     let limits = Limits::default();
-    let store = || store.map(|store| &store.0).ok_or_else(|| XhError::new("ValueError", "this stream needs a store"));
+    let store = || store.ok_or_else(|| XhError::new("ValueError", "this stream needs a store")).and_then(XhStore::get);
     Ok(match request {
         Request::Records { max_element_bytes } => Box::new(Records {
             reader: Reader::new(&key, Limits { max_element_bytes, ..limits }),
@@ -476,7 +477,20 @@ pub unsafe extern "C" fn xh_stream_finish(stream: *const XhStream, out: *mut XhB
     })
 }
 
-/// Frees a stream. An import that was not finished is undone.
+/// Closes a stream, after a call that still uses it: an import that was not finished is undone. Later calls fail.
+///
+/// # Safety
+/// `stream` came from [`xh_stream_open`] and was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xh_stream_close(stream: *const XhStream) {
+    // SAFETY: promised by the caller.
+    let stream = unsafe { &*stream };
+    let closed =
+        catch_unwind(AssertUnwindSafe(|| drop(stream.0.lock().unwrap_or_else(PoisonError::into_inner).take())));
+    debug_assert!(closed.is_ok(), "dropping a stream does not panic");
+}
+
+/// Frees a stream, closing it first.
 ///
 /// # Safety
 /// `stream` came from [`xh_stream_open`] and is not used any more.

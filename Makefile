@@ -61,8 +61,9 @@ fuzz: ## fuzz what reads strangers' bytes, FUZZ_SECONDS for each target
 			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-proto: ## generate rust/wire/generated from the .proto files
+proto: dev ## generate code from rust/wire/*.proto
 	OVERWRITE_GENERATED=1 $(CARGO) test $(CHECKED) --test proto_is_current
+	OVERWRITE_GENERATED=1 $(BIN)/pytest tests/test_proto_is_current.py
 
 clean: ## remove what was built here
 	$(CARGO) clean

@@ -20,10 +20,10 @@ NAMES = {
     "ArchiveCorrupted", "ArchiveElement", "ArchiveError", "ArchiveKeyError", "ArchiveLimitExceeded",
     "ArchiveMetadata", "ArchiveOptions", "ArchiveReader", "ArchiveReport", "ArchiveTruncated", "Consent",
     "ConsentEntityType", "ConsentState", "ContentError", "ContentType", "Conversation", "ConversationType",
-    "Counts", "DecodedContent", "DeliveryStatus", "History", "ImportReport", "InvalidRecord", "InvalidRecords",
-    "MembershipState", "Message", "MessageKind", "NotAnArchive", "Progress", "StoreError", "StoreKeyError",
-    "StoreLocked", "UnsupportedArchiveVersion", "XmtpHistoryError", "__version__", "archive_metadata",
-    "open_archive", "rewrite_archive", "verify_archive",
+    "Counts", "DecodedContent", "DeliveryStatus", "History", "HistoryServer", "ImportReport", "InvalidRecord",
+    "InvalidRecords", "LocalNode", "LocalStorage", "MembershipState", "Message", "MessageKind", "NotAnArchive",
+    "Progress", "StoreError", "StoreKeyError", "StoreLocked", "UnsupportedArchiveVersion", "XmtpHistoryError",
+    "__version__", "archive_metadata", "open_archive", "rewrite_archive", "verify_archive",
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from xmtp_history._archive import (
     ArchiveReader,
     archive_metadata,
@@ -48,6 +50,10 @@ from xmtp_history._types import (
     Progress,
 )
 
+if TYPE_CHECKING:
+    from xmtp_history.node import LocalNode
+    from xmtp_history.server import HistoryServer, LocalStorage
+
 __all__ = [
     "ArchiveCorrupted",
     "ArchiveElement",
@@ -70,9 +76,12 @@ __all__ = [
     "DecodedContent",
     "DeliveryStatus",
     "History",
+    "HistoryServer",
     "ImportReport",
     "InvalidRecord",
     "InvalidRecords",
+    "LocalNode",
+    "LocalStorage",
     "MembershipState",
     "Message",
     "MessageKind",
@@ -90,7 +99,22 @@ __all__ = [
     "verify_archive",
 ]
 
+#: What needs gRPC or an HTTP server is loaded when it is asked for.
+_LAZY = {"HistoryServer": "server", "LocalNode": "node", "LocalStorage": "server"}
+
 # Users see where a name is to be imported from, not where it happens to be defined.
 for _name in __all__:
-    if _name != "__version__":
+    if _name != "__version__" and _name not in _LAZY:
         globals()[_name].__module__ = __name__
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Code generated from ``rust/wire/*.proto`` by ``make proto``."""

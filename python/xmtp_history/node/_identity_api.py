@@ -1,0 +1,119 @@
+"""``xmtp.identity.api.v1.IdentityApi``: the log of every inbox, and finding inboxes (node specification, section 3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from grpc import StatusCode
+
+from xmtp_history._proto import identity_api_pb2 as pb
+from xmtp_history.node import _associations as associations
+from xmtp_history.node import _topics as topics
+from xmtp_history.node._limits import MAX_RESPONSE_BYTES, check_list
+from xmtp_history.node._payloads import is_inbox_id
+from xmtp_history.node._refused import Refused
+from xmtp_history.node._store import MAX_ID, Kind
+
+if TYPE_CHECKING:
+    from xmtp_history._proto.association_pb2 import IdentityUpdate
+    from xmtp_history.node._store import Store, Transaction
+
+#: Thousands of actions; far more than clients put into one update.
+MAX_UPDATE_BYTES: Final = 256 << 10
+
+
+class IdentityApi:
+    """The calls, by their names in snake case."""
+
+    DESCRIPTOR: Final = pb.DESCRIPTOR.services_by_name["IdentityApi"]
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def publish_identity_update(
+        self, request: pb.PublishIdentityUpdateRequest
+    ) -> pb.PublishIdentityUpdateResponse:
+        """Appends to an inbox's log, together with what it changes about finding the inbox.
+
+        The same update once more is answered as if it were the first time: clients repeat calls whose answer they did
+        not get, and an inbox that was created twice is lost.
+        """
+        update = request.identity_update
+        if update.ByteSize() > MAX_UPDATE_BYTES:
+            raise Refused(StatusCode.RESOURCE_EXHAUSTED, f"an identity update has at most {MAX_UPDATE_BYTES} bytes")
+        try:
+            associations.check_form(update)
+            await self._store.write(lambda transaction: _append(transaction, update))
+        except associations.InvalidUpdate as error:
+            raise Refused(StatusCode.INVALID_ARGUMENT, str(error)) from None
+        return pb.PublishIdentityUpdateResponse()
+
+    async def get_identity_updates(self, request: pb.GetIdentityUpdatesRequest) -> pb.GetIdentityUpdatesResponse:
+        """Every entry of the logs asked for that is later than what the client has."""
+        check_list(request.requests, "requests")
+        response = pb.GetIdentityUpdatesResponse()
+        budget = MAX_RESPONSE_BYTES
+        for query in request.requests:
+            topic = _topic(query.inbox_id)
+            answer = response.responses.add(inbox_id=query.inbox_id)
+            if query.sequence_id > MAX_ID:
+                continue
+            page = self._store.page(topic, query.sequence_id, descending=False, limit=None, budget=budget)
+            budget -= sum(map(len, page.payloads))
+            if page.next_cursor or budget < 0:
+                raise Refused(StatusCode.RESOURCE_EXHAUSTED, "the answer is too large: ask for fewer inboxes")
+            answer.updates.extend(map(pb.GetIdentityUpdatesResponse.IdentityUpdateLog.FromString, page.payloads))
+        return response
+
+    async def get_inbox_ids(self, request: pb.GetInboxIdsRequest) -> pb.GetInboxIdsResponse:
+        """The inbox that each identifier belongs to now."""
+        check_list(request.requests, "requests")
+        response = pb.GetInboxIdsResponse()
+        for query in request.requests:
+            found = self._store.inbox_id(*associations.identifier(query.identifier_kind, query.identifier))
+            response.responses.add(identifier=query.identifier, inbox_id=found, identifier_kind=query.identifier_kind)
+        return response
+
+    async def verify_smart_contract_wallet_signatures(
+        self, request: pb.VerifySmartContractWalletSignaturesRequest
+    ) -> pb.VerifySmartContractWalletSignaturesResponse:
+        """Says of each signature that it cannot be verified: that takes a chain."""
+        check_list(request.signatures, "signatures")
+        response = pb.VerifySmartContractWalletSignaturesResponse()
+        for _ in request.signatures:
+            response.responses.add(is_valid=False, error="no chain configured")
+        return response
+
+
+def _append(transaction: Transaction, update: IdentityUpdate) -> None:
+    inbox_id = update.inbox_id.lower()
+    topic = _topic(inbox_id)
+    entries = map(pb.GetIdentityUpdatesResponse.IdentityUpdateLog.FromString, transaction.payloads(topic))
+    log = [entry.update for entry in entries]
+    serialized = update.SerializeToString(deterministic=True)
+    if any(earlier.SerializeToString(deterministic=True) == serialized for earlier in log):
+        return
+    if len(log) >= associations.MAX_UPDATES:
+        raise Refused(StatusCode.RESOURCE_EXHAUSTED, f"an inbox has at most {associations.MAX_UPDATES} updates")
+    associations.check_against_log(update, log)
+    before = transaction.identifiers(inbox_id)
+    after = associations.identifiers_after(update, before)
+
+    def build(sequence_id: int, created_ns: int) -> bytes:
+        entry = pb.GetIdentityUpdatesResponse.IdentityUpdateLog(
+            sequence_id=sequence_id, server_timestamp_ns=created_ns, update=update
+        )
+        return entry.SerializeToString()
+
+    update_id = transaction.append(topic, Kind.IDENTITY, build)
+    assert update_id is not None  # noqa: S101 - without a digest nothing is a duplicate
+    for kind, identifier in after - before:
+        transaction.associate(kind, identifier, inbox_id, update_id)
+    for kind, identifier in before - after:
+        transaction.revoke(kind, identifier, inbox_id, update_id)
+
+
+def _topic(inbox_id: str) -> bytes:
+    if not is_inbox_id(inbox_id):
+        raise Refused(StatusCode.INVALID_ARGUMENT, "an inbox id has 64 hexadecimal characters")
+    return topics.identity(inbox_id)

@@ -22,7 +22,7 @@ from xmtp_history import (
     XmtpHistoryError,
     __version__,
 )
-from xmtp_history.cli import _read_commands, _write_commands
+from xmtp_history.cli import _read_commands, _server_commands, _write_commands
 from xmtp_history.cli._keys import KeyProblem
 from xmtp_history.cli._output import print_line
 
@@ -76,14 +76,14 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="xmtp-history %(version)s")
 def cli() -> None:
-    """Read, verify, import and export XMTP archives.
+    """Read, verify, import and export XMTP archives, and run a local XMTP.
 
     Keys come from a file or from the environment, never from the command line: XMTP_ARCHIVE_KEY for an archive,
     XMTP_DB_ENCRYPTION_KEY for a history store. "-" as ARCHIVE reads standard input.
     """
 
 
-for _command in (*_read_commands.COMMANDS, *_write_commands.COMMANDS):
+for _command in (*_read_commands.COMMANDS, *_write_commands.COMMANDS, *_server_commands.COMMANDS):
     cli.add_command(_command)
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from xmtp_history._proto.association_pb2 import IdentityUpdate
     from xmtp_history.node._store import Store, Transaction
 
-#: Thousands of actions; far more than clients put into one update.
-MAX_UPDATE_BYTES: Final = 256 << 10
-
 
 class IdentityApi:
     """The calls, by their names in snake case."""
@@ -39,8 +36,6 @@ class IdentityApi:
         not get, and an inbox that was created twice is lost.
         """
         update = request.identity_update
-        if update.ByteSize() > MAX_UPDATE_BYTES:
-            raise Refused(StatusCode.RESOURCE_EXHAUSTED, f"an identity update has at most {MAX_UPDATE_BYTES} bytes")
         try:
             associations.check_form(update)
             await self._store.write(lambda transaction: _append(transaction, update))

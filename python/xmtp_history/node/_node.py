@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from xmtp_history.node._grpc import Service
+    from xmtp_history.node._calls import Service
 
 _DATABASE: Final = "node.db3"
 _LOCK: Final = "node.lock"
@@ -51,6 +51,7 @@ class LocalNode:
         path: directory for the node's data, created if absent; None keeps everything in memory until the node stops.
         host: address or name to listen on. ``localhost`` listens on IPv4 and, where there is one, on IPv6.
         port: TCP port; 0 takes a free one.
+        web_port: TCP port for gRPC-Web, which browsers need (XMTP's is 5557); 0 takes a free one, None serves none.
         retain_days: application messages older than this are deleted, welcomes and key packages after three times as
             long; commits and identity updates never. None deletes nothing.
         max_message_bytes: larger messages are refused with RESOURCE_EXHAUSTED.
@@ -66,12 +67,13 @@ class LocalNode:
         *,
         host: str = "127.0.0.1",
         port: int = 5556,
+        web_port: int | None = None,
         retain_days: float | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         keepalive_s: float = 30.0,
     ) -> None:
-        if not 0 <= port <= 65_535:  # noqa: PLR2004
-            raise ValueError("port: a number from 0 to 65535 is needed")
+        if not all(0 <= number <= 65_535 for number in (port, web_port or 0)):  # noqa: PLR2004
+            raise ValueError("port and web_port are numbers from 0 to 65535")
         if retain_days is not None and not 0 < retain_days < 100_000:  # noqa: PLR2004 - days since before 1970
             raise ValueError("retain_days: a positive number of days is needed")
         if max_message_bytes < 1 or keepalive_s <= 0:
@@ -79,11 +81,13 @@ class LocalNode:
         self._path = None if path is None else Path(path)
         self._host = host
         self._port = port
+        self._web_port = web_port
         self._retain_days = retain_days
         self._max_message_bytes = max_message_bytes
         self._keepalive_s = keepalive_s
         self._running: contextlib.AsyncExitStack | None = None
         self._url: str | None = None
+        self._web_url: str | None = None
 
     @property
     def url(self) -> str:
@@ -95,6 +99,15 @@ class LocalNode:
         if self._url is None:
             raise RuntimeError("the node is not running")
         return self._url
+
+    @property
+    def web_url(self) -> str | None:
+        """Where browsers connect to; None if the node does not serve them.
+
+        Raises:
+            RuntimeError: the node is not running.
+        """
+        return self._web_url if self.url else None
 
     async def start(self) -> None:
         """Opens the data and begins to listen.
@@ -113,13 +126,13 @@ class LocalNode:
             stack.push_async_callback(store.aclose)
             if self._retain_days is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(Retention(store, self._retain_days).run()))
-            port = await self._serve(store, stack)
-            self._url = f"http://{_url_host(self._host)}:{port}"
+            await self._serve(store, stack)
             self._running = stack.pop_all()
 
     async def aclose(self) -> None:
         """Ends streams with UNAVAILABLE, lets calls come to their end, and closes the data. Closing twice is fine."""
-        running, self._running, self._url = self._running, None, None
+        running, self._running = self._running, None
+        self._url = self._web_url = None
         if running is not None:
             await running.aclose()
 
@@ -132,7 +145,7 @@ class LocalNode:
     ) -> None:
         await self.aclose()
 
-    async def _serve(self, store: Store, stack: contextlib.AsyncExitStack) -> int:
+    async def _serve(self, store: Store, stack: contextlib.AsyncExitStack) -> None:
         subscriptions = Subscriptions(store)
         mls = MlsApi(store, subscriptions, max_message_bytes=self._max_message_bytes, keepalive_s=self._keepalive_s)
         server = grpc.aio.server(options=OPTIONS)
@@ -144,7 +157,16 @@ class LocalNode:
         for name in ("", *names):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = _listen(server, self._host, self._port)
+        hosts = ["127.0.0.1", "::1"] if self._host == "localhost" else [self._host]
+        web_url = None
+        if self._web_port is not None:
+            # aiohttp takes longer to import than everything else here.
+            from xmtp_history.node._web import WebServer
+
+            web = WebServer(services)
+            stack.push_async_callback(web.aclose)
+            web_url = _url(self._host, await web.start(hosts, self._web_port))
+        port = _listen(server, hosts, self._port)
         await server.start()
 
         async def stop() -> None:
@@ -153,7 +175,7 @@ class LocalNode:
             await server.stop(_GRACE_S)
 
         stack.push_async_callback(stop)
-        return port
+        self._url, self._web_url = _url(self._host, port), web_url
 
 
 def _own_directory(path: Path, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> Path:
@@ -167,27 +189,29 @@ def _own_directory(path: Path, stack: contextlib.ExitStack | contextlib.AsyncExi
     return path / _DATABASE
 
 
-def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    hosts = ["127.0.0.1", "[::1]"] if host == "localhost" else [_url_host(host)]
-    bound = _bind(server, hosts[0], port)
+def _listen(server: grpc.aio.Server, hosts: list[str], port: int) -> int:
+    first, *others = hosts
+    bound = _bind(server, first, port)
     if bound is None:
-        raise OSError(
-            errno.EADDRINUSE, f"cannot listen on {hosts[0]}:{port}: in use, or not an address of this machine"
-        )
+        raise OSError(errno.EADDRINUSE, f"cannot listen on {first}, port {port}: in use, or not this machine's address")
     # Not every machine has IPv6.
-    for other in hosts[1:]:
-        _bind(server, other, bound)
+    for host in others:
+        _bind(server, host, bound)
     return bound
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int | None:
     try:
-        return server.add_insecure_port(f"{host}:{port}") or None
+        return server.add_insecure_port(f"{_bracketed(host)}:{port}") or None
     except RuntimeError:
         return None
 
 
-def _url_host(host: str) -> str:
+def _url(host: str, port: int) -> str:
+    return f"http://{_bracketed(host)}:{port}"
+
+
+def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 

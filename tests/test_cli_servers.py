@@ -1,0 +1,195 @@
+"""``xmtp-history node`` and ``up``, as a user meets them: started, used, interrupted, started again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from support import child
+from xmtp_history._proto import mls_api_pb2 as mls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ANY_PORT = ("--port", "0", "--web-port", "0")
+GROUP_ID = bytes(range(16))
+#: An MLSMessage: version, private, group id, epoch, application; then authenticated data, sender data, ciphertext.
+MESSAGE = b"\0\1\0\2\x10" + GROUP_ID + bytes(8) + b"\1\0\0\1x"
+
+
+@dataclass
+class Running:
+    """A command that serves."""
+
+    process: subprocess.Popen[str]
+    urls: dict[str, Any]
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=child.DEADLINE_SECONDS)
+        return self.process.returncode, err
+
+
+def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "xmtp_history", *arguments],
+        env={**child.environment(), **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def serving(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[Running]:
+    with start(*arguments, "--json", environment=environment) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            yield Running(process, json.loads(line))
+        finally:
+            process.kill()
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    with start(*arguments) as process:
+        out, err = process.communicate(timeout=child.DEADLINE_SECONDS)
+    assert out == ""
+    return process.returncode, err
+
+
+def channel(url: str) -> grpc.Channel:
+    return grpc.insecure_channel(url.removeprefix("http://"))
+
+
+def is_healthy(url: str) -> bool:
+    with channel(url) as connected:
+        answer = health_pb2_grpc.HealthStub(connected).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def fetch(url: str, body: bytes | None = None) -> bytes:
+    with urllib.request.urlopen(url, body, timeout=10) as answer:  # noqa: S310 - a URL of ours
+        content: bytes = answer.read()
+    return content
+
+
+def send(url: str) -> None:
+    message = mls.GroupMessageInput(v1=mls.GroupMessageInput.V1(data=MESSAGE))
+    request = mls.SendGroupMessagesRequest(messages=[message]).SerializeToString()
+    with channel(url) as connected:
+        connected.unary_unary("/xmtp.mls.api.v1.MlsApi/SendGroupMessages")(request, timeout=10)
+
+
+def messages(url: str) -> list[tuple[int, bytes]]:
+    request = mls.QueryGroupMessagesRequest(group_id=GROUP_ID).SerializeToString()
+    with channel(url) as connected:
+        answer = connected.unary_unary("/xmtp.mls.api.v1.MlsApi/QueryGroupMessages")(request, timeout=10)
+    return [(m.v1.id, m.v1.data) for m in mls.QueryGroupMessagesResponse.FromString(answer).messages]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_node_runs_until_it_is_stopped(number: signal.Signals) -> None:
+    with serving("node", *ANY_PORT) as running:
+        assert is_healthy(running.urls["node_url"])
+        assert fetch(running.urls["web_url"] + "/healthz") == b""
+        assert running.urls["data"] is None
+        assert running.stop(number) == (0, "")
+
+
+def test_what_a_node_has_is_there_after_the_next_start(tmp_path: Path) -> None:
+    data = os.fspath(tmp_path / "new" / "data")
+    seen = []
+    for _ in range(2):
+        with serving("node", *ANY_PORT, "--no-web", "--data", data) as running:
+            assert running.urls["web_url"] is None
+            send(running.urls["node_url"])
+            seen.append(messages(running.urls["node_url"]))
+            assert running.stop() == (0, "")
+    assert seen[0] == seen[1] == [(1, MESSAGE)]
+
+
+def test_up_runs_a_node_and_a_history_server(tmp_path: Path) -> None:
+    environment = {"TMPDIR": os.fspath(tmp_path)}
+    with serving("up", *ANY_PORT, "--history-server-port", "0", environment=environment) as running:
+        assert is_healthy(running.urls["node_url"])
+        server = running.urls["history_sync_url"]
+        file_id = fetch(f"{server}/upload", b"archive").decode()
+        assert fetch(f"{server}/files/{file_id}") == b"archive"
+        assert running.stop() == (0, "")
+    assert list(tmp_path.iterdir()) == [], "without --data nothing is left"
+
+
+def test_up_keeps_everything_in_its_directory(tmp_path: Path) -> None:
+    arguments = ("up", *ANY_PORT, "--history-server-port", "0", "--data", os.fspath(tmp_path))
+    with serving(*arguments) as running:
+        send(running.urls["node_url"])
+        file_id = fetch(f"{running.urls['history_sync_url']}/upload", b"archive").decode()
+        assert running.stop() == (0, "")
+    with serving(*arguments) as running:
+        assert messages(running.urls["node_url"]) == [(1, MESSAGE)]
+        assert fetch(f"{running.urls['history_sync_url']}/files/{file_id}") == b"archive"
+
+
+def test_text_says_where_and_how_to_stop() -> None:
+    with start("up", *ANY_PORT, "--history-server-port", "0") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=child.DEADLINE_SECONDS)
+    labels = ["node", "node for browsers", "history server", "data", "Press"]
+    assert [line.startswith(label) for line, label in zip(lines, labels, strict=True)] == [True] * 5
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments in (
+            ("node", "--port", port, "--no-web"),
+            ("node", "--port", "0", "--web-port", port),
+            ("up", *ANY_PORT, "--history-server-port", port),
+        ):
+            code, err = refused(*arguments)
+            assert code == 1
+            assert err.startswith("Error: ")
+            assert port in err
+            assert err.count("\n") == 1
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
+    arguments = ("node", *ANY_PORT, "--data", os.fspath(tmp_path))
+    with serving(*arguments) as running:
+        assert refused(*arguments) == (15, f"Error: another node uses {tmp_path}\n")
+        assert is_healthy(running.urls["node_url"])
+
+
+def test_foreign_data_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "node.db3").write_bytes(b"no database" * 1000)
+    code, err = refused("node", *ANY_PORT, "--data", os.fspath(tmp_path))
+    assert code == 1
+    assert "node.db3" in err
+    assert (tmp_path / "node.db3").read_bytes() == b"no database" * 1000
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--port", "65536"), ("--retain", "0"), ("--retain", "soon"), ("--web-port", "-1"), ("extra",)]
+)
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    code, err = refused("node", *arguments)
+    assert code == 2
+    assert err.startswith("Usage: ")

@@ -52,7 +52,7 @@ fmt: $(VENV)/.tools ## format the sources
 wheel: $(VENV)/.wheel ## build the wheel into dist/
 	@ls dist/*.whl
 
-fuzz: ## fuzz what reads strangers' bytes, FUZZ_SECONDS for each target
+fuzz: dev ## fuzz what reads strangers' bytes, FUZZ_SECONDS for each target
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz or a nightly compiler is missing:" \
 		"rustup toolchain install nightly, cargo install cargo-fuzz" >&2; exit 1; }
 	cd tests/fuzz && for target in targets/*.rs; do \
@@ -60,6 +60,10 @@ fuzz: ## fuzz what reads strangers' bytes, FUZZ_SECONDS for each target
 		$(CARGO) +nightly fuzz run --fuzz-dir . $$target corpus/$$target seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+	$(BIN)/pip install --quiet --group fuzz
+	mkdir -p tests/fuzz/corpus/node_requests
+	$(BIN)/python tests/fuzz/node_requests.py tests/fuzz/corpus/node_requests tests/fuzz/seeds/node_requests \
+		-max_total_time=$(FUZZ_SECONDS)
 
 proto: dev ## generate code from rust/wire/*.proto
 	OVERWRITE_GENERATED=1 $(CARGO) test $(CHECKED) --test proto_is_current

@@ -26,7 +26,7 @@ logger = logging.getLogger("xmtp_history.node")
 #: Parsed, two bytes that say "an empty entry" become forty. So in larger requests entries are counted first.
 _CHEAP_BYTES: Final = 1 << 20
 _OTHER_FIELDS: Final = 8
-_VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}
+_VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}  # the rest, beginnings and ends of groups, have no content of their own
 
 
 class Service(Protocol):
@@ -112,10 +112,8 @@ def _has_more_fields(data: bytes, limit: int) -> bool:
         elif wire_type == _LENGTH:
             size, at = _varint(data, at)
             at += size
-        elif wire_type in _FIXED:
-            at += _FIXED[wire_type]
         else:
-            return False
+            at += _FIXED.get(wire_type, 0)
     return True
 
 

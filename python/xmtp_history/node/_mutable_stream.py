@@ -58,7 +58,7 @@ class MutableStream:
         self._subscription = Subscription(subscriptions)
         self._keepalive_s = keepalive_s
         #: Topics that are live, and the last id of each that the client has had.
-        self._live: dict[bytes, int] = {}
+        self._live = self._subscription.reached
         #: The live lane has reached this id.
         self._live_upto = 0
         self._live_paused = False
@@ -129,10 +129,9 @@ class MutableStream:
     def _mutate(self, mutate: _Mutate) -> None:
         self._check(mutate)
         for topic in mutate.removes:
-            self._live.pop(topic, None)
+            self._subscription.remove(topic)
             for wave in self._waves:
                 wave.cursors.pop(topic, None)
-            self._subscription.remove(topic)
         wanted: dict[bytes, int] = {}
         for add in mutate.adds:
             wanted[add.topic] = min(add.id_cursor, wanted.get(add.topic, MAX_ID))
@@ -142,11 +141,10 @@ class MutableStream:
                 raise Refused(StatusCode.INVALID_ARGUMENT, f"a stream has at most {MAX_STREAM_TOPICS} topics")
             for topic in wanted:
                 # From here on the topic belongs to this wave, and to nothing else.
-                self._live.pop(topic, None)
+                self._subscription.remove(topic)
                 for wave in self._waves:
                     if not wave.history_only:
                         wave.cursors.pop(topic, None)
-                self._subscription.add(topic)
         if wanted:
             upto = self._store.last_id
             self._waves.append(_Wave(mutate.mutate_id, wanted, upto, history_only=mutate.history_only))
@@ -192,9 +190,9 @@ class MutableStream:
         if wave.cursors:
             yield _V1(topics_live=_V1.TopicsLive(topics=list(wave.cursors)))
         if not wave.history_only:
-            for topic in wave.cursors:
-                self._live[topic] = wave.cursors[topic]
-                self._subscription.notify(topic)
+            # What came since is news.
+            for topic, cursor in wave.cursors.items():
+                self._subscription.add(topic, cursor)
         self._waves.popleft()
         yield _complete(wave.mutate_id)
 

@@ -31,6 +31,7 @@ MAX_ID: Final = 2**63 - 1
 
 _APPLICATION_ID: Final = 0x786D6E64  # "xmnd"
 _SCHEMA_VERSION: Final = 1
+#: Operations, or entries, of one transaction. Others get their turn in between.
 _BATCH: Final = 256
 _SCHEMA: Final = """
 CREATE TABLE log (
@@ -209,24 +210,26 @@ class Store:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
             transaction = Transaction(self._writer, self._allocated, self._last_created_ns)
-            results: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+            waiting: list[asyncio.Future[Any]] = []
+            outcomes: list[tuple[Any, BaseException | None]] = []
             try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                for operation, done in batch:
-                    results.append((done, *_attempt(operation, transaction)))
+                while self._queue and len(waiting) < _BATCH and transaction.last_id - self._allocated < _BATCH:
+                    operation, done = self._queue.popleft()
+                    waiting.append(done)
+                    if not self._writer.in_transaction:
+                        self._writer.execute("BEGIN IMMEDIATE")
+                    outcomes.append(_attempt(operation, transaction))
                 await self._commit(transaction)
             except sqlite3.Error as error:
                 self._roll_back()
-                unavailable = StorageUnavailable(f"cannot store: {error}")
-                results = [(done, None, unavailable) for _, done in batch]
+                outcomes = [(None, StorageUnavailable(f"cannot store: {error}")) for _ in waiting]
             else:
                 self.last_id, self._last_created_ns = transaction.last_id, transaction.last_created_ns
                 self.on_commit(transaction.topics)
             # Ids that were rolled back are left out: no client can have seen them, but gaps cost nothing.
             self._allocated = transaction.last_id
-            for done, result, refusal in results:
+            for done, (result, refusal) in zip(waiting, outcomes, strict=True):
                 if done.cancelled():
                     continue
                 if refusal is None:

@@ -35,28 +35,28 @@ class Entry(NamedTuple):
 
 
 class Subscription:
-    """The topics of one stream that have news. To be closed when the stream ends."""
+    """The topics of one stream, and how far its client has them. To be closed when the stream ends."""
 
     def __init__(self, hub: Subscriptions) -> None:
         self._hub = hub
         hub.open_streams.add(self)
-        self._topics: set[bytes] = set()
         self._event = asyncio.Event()
-        #: Topics in which there may be entries that the stream has not had.
+        #: The last id of each topic that the client has had.
+        self.reached: dict[bytes, int] = {}
+        #: Topics in which there may be more.
         self.news: set[bytes] = set()
 
-    def add(self, topic: bytes) -> None:
+    def add(self, topic: bytes, cursor: int) -> None:
         """Begins to watch a topic, and takes it as having news."""
-        if topic not in self._topics:
-            self._topics.add(topic)
-            self._hub.watchers[topic].add(self)
+        self.reached[topic] = cursor
+        self._hub.watchers[topic].add(self)
         self.notify(topic)
 
     def remove(self, topic: bytes) -> None:
         """Stops watching a topic."""
-        self._topics.discard(topic)
-        self.news.discard(topic)
-        self._hub.unwatch(topic, self)
+        if self.reached.pop(topic, None) is not None:
+            self.news.discard(topic)
+            self._hub.unwatch(topic, self)
 
     def notify(self, topic: bytes) -> None:
         """Marks a topic as having news."""
@@ -85,9 +85,9 @@ class Subscription:
 
     def close(self) -> None:
         """Stops watching everything."""
-        for topic in self._topics:
+        for topic in self.reached:
             self._hub.unwatch(topic, self)
-        self._topics.clear()
+        self.reached.clear()
         self._hub.open_streams.discard(self)
 
 
@@ -120,17 +120,16 @@ class Subscriptions:
         Raises:
             Closing: the node is shutting down.
         """
-        reached = dict(cursors)
         subscription = Subscription(self)
+        reached = subscription.reached
         try:
             # First watch, then read: what is stored in between is news and is read in the next round.
-            for topic in reached:
-                subscription.add(topic)
+            for topic, cursor in cursors.items():
+                subscription.add(topic, cursor)
             while True:
                 await subscription.wait()
                 fresh, subscription.news = subscription.news, set()
-                upto = self._store.last_id
-                async for entry in self.entries({topic: reached[topic] for topic in fresh}, upto):
+                async for entry in self.entries({topic: reached[topic] for topic in fresh}, self._store.last_id):
                     reached[entry.topic] = entry.id
                     yield entry.payload
                     subscription.check()

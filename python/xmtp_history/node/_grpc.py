@@ -25,7 +25,7 @@ OPTIONS: Final = (
     ("grpc.server.max_pending_requests", 1 << 15),
     ("grpc.server.max_pending_requests_hard_limit", 1 << 16),
     # libxmtp pings every 16 s, also when no call is open; by default that counts as abuse.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # A peer that vanished is noticed, and its streams end.
     ("grpc.keepalive_time_ms", 300_000),

@@ -23,6 +23,8 @@ MAX_MESSAGE_BYTES: Final = 5 << 20
 MAX_KEY_PACKAGE_BYTES: Final = 9 << 10
 #: A real one has 32.
 MAX_HMAC_BYTES: Final = 64
+#: A real one has 93. Twenty groups are asked for in one call, and each gets at least one entry.
+MAX_COMMIT_LOG_ENTRY_BYTES: Final = 64 << 10
 #: Entries of any list in a request. A group has at most 2,500 installations; clients ask about 1,000 groups at a time.
 MAX_LIST: Final = 8192
 #: Topics of one stream that its client changes as it goes.

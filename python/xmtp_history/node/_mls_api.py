@@ -17,7 +17,13 @@ from xmtp_history._proto.welcome_wrapper_pb2 import (
     WELCOME_WRAPPER_ALGORITHM_UNSPECIFIED,
 )
 from xmtp_history.node import _topics as topics
-from xmtp_history.node._limits import MAX_HMAC_BYTES, MAX_KEY_PACKAGE_BYTES, MAX_RESPONSE_BYTES, check_list
+from xmtp_history.node._limits import (
+    MAX_COMMIT_LOG_ENTRY_BYTES,
+    MAX_HMAC_BYTES,
+    MAX_KEY_PACKAGE_BYTES,
+    MAX_RESPONSE_BYTES,
+    check_list,
+)
 from xmtp_history.node._mutable_stream import MutableStream
 from xmtp_history.node._payloads import (
     MAX_GROUP_ID_BYTES,
@@ -189,8 +195,8 @@ class MlsApi:
     def _commit_log_entry(self, entry: pb.PublishCommitLogRequest) -> _Append:
         if not (entry.serialized_commit_log_entry and entry.HasField("signature")):
             raise Refused(StatusCode.INVALID_ARGUMENT, "a commit log entry has content and a signature")
-        if entry.ByteSize() > self._max_message_bytes:
-            raise _too_large("commit log entry", self._max_message_bytes)
+        if entry.ByteSize() > MAX_COMMIT_LOG_ENTRY_BYTES:
+            raise _too_large("commit log entry", MAX_COMMIT_LOG_ENTRY_BYTES)
 
         def build(sequence_id: int, _created_ns: int) -> bytes:
             stored = CommitLogEntry(

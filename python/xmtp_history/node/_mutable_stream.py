@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import math
 from typing import TYPE_CHECKING, Final
 
 from grpc import StatusCode
@@ -22,7 +23,7 @@ from xmtp_history.node._store import MAX_ID
 from xmtp_history.node._subscriptions import Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from xmtp_history.node._store import Store
     from xmtp_history.node._subscriptions import Entry, Subscriptions
@@ -34,7 +35,7 @@ _Mutate = pb.SubscribeRequest.V1.Mutate
 _FRAME_ENTRIES: Final = 128
 _FRAME_BYTES: Final = 1 << 20
 #: After so many intervals without an answer to a ping the client is taken for gone.
-_MISSED_PINGS: Final = 2
+_PONG_INTERVALS: Final = 2
 _KINDS: Final = (topics.GROUP_MESSAGES, topics.WELCOME_MESSAGES)
 
 
@@ -66,7 +67,10 @@ class MutableStream:
         self._answers: collections.deque[_V1] = collections.deque()
         self._half_closed = False
         self._failure: BaseException | None = None
-        self._unanswered_pings = 0
+        #: When the client was last sent something, and by when it has to answer a ping.
+        self._last_sent = self._pong_due = math.inf
+        #: Nonces of the last ping, and of the last one before the client was last known to be there.
+        self._pinged = self._ponged = 0
 
     async def run(self, requests: AsyncIterator[pb.SubscribeRequest]) -> AsyncIterator[pb.SubscribeResponse]:
         """Answers the client's frames, until it has closed its side and has had every wave.
@@ -77,28 +81,9 @@ class MutableStream:
         """
         reader = asyncio.create_task(self._read(requests))
         try:
-            yield _response(_V1(started=_V1.Started(keepalive_interval_ms=round(self._keepalive_s * 1000))))
-            live = self._live_frames()
-            while True:
-                self._subscription.check()
-                while self._answers:
-                    yield _response(self._answers.popleft())
-                if self._failure is not None:
-                    raise self._failure
-                if self._waves:
-                    async for frame in self._replay(self._waves[0]):
-                        yield _response(frame)
-                        # Between two frames of a long replay the other topics go on, and so do pings.
-                        if not self._live_paused and (between := await anext(live)) is not None:
-                            yield _response(between)
-                        while self._answers:
-                            yield _response(self._answers.popleft())
-                elif (frame_or_none := await anext(live)) is not None:
-                    yield _response(frame_or_none)
-                elif self._half_closed:
-                    return
-                else:
-                    await self._wait()
+            async for frame in self._frames():
+                yield pb.SubscribeResponse(v1=frame)
+                self._last_sent = _now()
         finally:
             reader.cancel()
             self._subscription.close()
@@ -108,43 +93,39 @@ class MutableStream:
     async def _read(self, requests: AsyncIterator[pb.SubscribeRequest]) -> None:
         try:
             async for request in requests:
-                self._unanswered_pings = 0
-                self._apply(request.v1)
+                self._apply(request)
                 self._subscription.wake()
         except Exception as failure:  # noqa: BLE001 - raised where the client sees it
             self._failure = failure
         self._half_closed = True
         self._subscription.wake()
 
-    def _apply(self, request: pb.SubscribeRequest.V1) -> None:
-        kind = request.WhichOneof("request")
+    def _apply(self, request: pb.SubscribeRequest) -> None:
+        if not request.HasField("v1"):
+            raise Refused(StatusCode.INVALID_ARGUMENT, "a request is of no known version")
+        kind = request.v1.WhichOneof("request")
         if kind == "mutate":
-            self._mutate(request.mutate)
+            self._mutate(request.v1.mutate)
         elif kind == "ping":
             if len(self._answers) > MAX_LIST:
                 raise Refused(StatusCode.RESOURCE_EXHAUSTED, "answers are not being read")
-            self._answers.append(_V1(pong=pb.Pong(nonce=request.ping.nonce)))
-        # A pong has done its work by arriving; what later revisions add is ignored.
+            self._answers.append(_V1(pong=pb.Pong(nonce=request.v1.ping.nonce)))
+        elif kind == "pong" and self._ponged < request.v1.pong.nonce <= self._pinged:
+            self._ponged, self._pong_due = self._pinged, math.inf
+        # What later revisions add is ignored.
 
     def _mutate(self, mutate: _Mutate) -> None:
         self._check(mutate)
         for topic in mutate.removes:
-            self._subscription.remove(topic)
-            for wave in self._waves:
-                wave.cursors.pop(topic, None)
-        wanted: dict[bytes, int] = {}
-        for add in mutate.adds:
-            wanted[add.topic] = min(add.id_cursor, wanted.get(add.topic, MAX_ID))
+            self._take_off(topic, self._waves)
+        wanted = self._wanted(mutate)
+        if len(self._live) + sum(len(wave.cursors) for wave in self._waves) + len(wanted) > MAX_STREAM_TOPICS:
+            raise Refused(StatusCode.INVALID_ARGUMENT, f"a stream has at most {MAX_STREAM_TOPICS} topics")
         if not mutate.history_only:
-            wanted = {topic: cursor for topic, cursor in wanted.items() if cursor < self._reached(topic)}
-            if len(self._live) + sum(len(wave.cursors) for wave in self._waves) + len(wanted) > MAX_STREAM_TOPICS:
-                raise Refused(StatusCode.INVALID_ARGUMENT, f"a stream has at most {MAX_STREAM_TOPICS} topics")
+            # From here on the topics belong to this wave, and to nothing else.
+            others = [wave for wave in self._waves if not wave.history_only]
             for topic in wanted:
-                # From here on the topic belongs to this wave, and to nothing else.
-                self._subscription.remove(topic)
-                for wave in self._waves:
-                    if not wave.history_only:
-                        wave.cursors.pop(topic, None)
+                self._take_off(topic, others)
         if wanted:
             upto = self._store.last_id
             self._waves.append(_Wave(mutate.mutate_id, wanted, upto, history_only=mutate.history_only))
@@ -166,6 +147,21 @@ class MutableStream:
         if mutate.adds and any(wave.mutate_id == mutate.mutate_id for wave in self._waves):
             raise Refused(StatusCode.INVALID_ARGUMENT, "the mutate_id is that of a replay still running")
 
+    def _wanted(self, mutate: _Mutate) -> dict[bytes, int]:
+        """The topics that are to be replayed, each from its lowest cursor."""
+        wanted: dict[bytes, int] = {}
+        for add in mutate.adds:
+            wanted[add.topic] = min(add.id_cursor, wanted.get(add.topic, MAX_ID))
+        if mutate.history_only:
+            return wanted
+        return {topic: cursor for topic, cursor in wanted.items() if cursor < self._reached(topic)}
+
+    def _take_off(self, topic: bytes, waves: Iterable[_Wave]) -> None:
+        """Ends what is going on with a topic: live, and in waves."""
+        self._subscription.remove(topic)
+        for wave in waves:
+            wave.cursors.pop(topic, None)
+
     def _reached(self, topic: bytes) -> int:
         """How far the client has a topic; more than any cursor if it does not have it at all."""
         for wave in self._waves:
@@ -175,24 +171,54 @@ class MutableStream:
 
     # --- what the client gets -----------------------------------------------------------------------------------------
 
+    async def _frames(self) -> AsyncIterator[_V1]:
+        yield _V1(started=_V1.Started(keepalive_interval_ms=round(self._keepalive_s * 1000)))
+        live = self._live_frames()
+        while True:
+            self._check_end()
+            while self._answers:
+                yield self._answers.popleft()
+            if self._failure is not None:
+                raise self._failure
+            if self._waves:
+                async for frame in self._replay(self._waves[0]):
+                    yield frame
+                    # Between two frames of a long replay the other topics go on, and so do pings.
+                    if not self._live_paused and (between := await anext(live)) is not None:
+                        yield between
+                    while self._answers:
+                        yield self._answers.popleft()
+            elif (frame_or_none := await anext(live)) is not None:
+                yield frame_or_none
+            elif self._half_closed:
+                return
+            else:
+                await self._wait()
+
+    def _check_end(self) -> None:
+        """Raises what ends the stream now."""
+        self._subscription.check()
+        if _now() >= self._pong_due and not self._half_closed:
+            raise Refused(StatusCode.DEADLINE_EXCEEDED, "pings are not answered")
+
     async def _replay(self, wave: _Wave) -> AsyncIterator[_V1]:
         """The frames of a wave, the last of which says that it is complete."""
         async for frame in self._wave_frames(wave):
             yield frame
+        # The live lane stands still until the wave's topics have joined it. What it has passed meanwhile is later than some
+        # of what they got meanwhile: they are given that now, so that the lane's ids keep rising.
+        self._live_paused = not wave.history_only
         if not wave.history_only and wave.upto < self._live_upto:
-            # What went on live meanwhile may be later than what the wave's topics got meanwhile. Giving them that now,
-            # while nothing else is sent, keeps the live lane rising when they join it.
-            self._live_paused = True
             wave.upto = self._store.last_id
             async for frame in self._wave_frames(wave):
                 yield frame
-            self._live_paused = False
         if wave.cursors:
             yield _V1(topics_live=_V1.TopicsLive(topics=list(wave.cursors)))
         if not wave.history_only:
             # What came since is news.
             for topic, cursor in wave.cursors.items():
                 self._subscription.add(topic, cursor)
+        self._live_paused = False
         self._waves.popleft()
         yield _complete(wave.mutate_id)
 
@@ -231,15 +257,15 @@ class MutableStream:
                 yield frame.messages
 
     async def _wait(self) -> None:
-        """Waits for something to do, and asks after a client that has long been silent."""
+        """Waits for something to do, and asks whether the client is there when it was not sent anything for long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._keepalive_s):
+            async with asyncio.timeout_at(min(self._last_sent + self._keepalive_s, self._pong_due)):
                 await self._subscription.wait()
                 return
-        if self._unanswered_pings >= _MISSED_PINGS:
-            raise Refused(StatusCode.DEADLINE_EXCEEDED, "pings are not answered")
-        self._unanswered_pings += 1
-        self._answers.append(_V1(ping=pb.Ping(nonce=self._unanswered_pings)))
+        if _now() < self._pong_due:
+            self._pinged += 1
+            self._answers.append(_V1(ping=pb.Ping(nonce=self._pinged)))
+            self._pong_due = min(self._pong_due, _now() + _PONG_INTERVALS * self._keepalive_s)
 
 
 class _Frame:
@@ -268,5 +294,5 @@ def _complete(mutate_id: int) -> _V1:
     return _V1(catchup_complete=_V1.CatchupComplete(mutate_id=mutate_id))
 
 
-def _response(v1: _V1) -> pb.SubscribeResponse:
-    return pb.SubscribeResponse(v1=v1)
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -76,8 +76,10 @@ class LocalNode:
             raise ValueError("port and web_port are numbers from 0 to 65535")
         if retain_days is not None and not 0 < retain_days < 100_000:  # noqa: PLR2004 - days since before 1970
             raise ValueError("retain_days: a positive number of days is needed")
-        if max_message_bytes < 1 or keepalive_s <= 0:
-            raise ValueError("max_message_bytes and keepalive_s have to be positive")
+        if max_message_bytes < 1:
+            raise ValueError("max_message_bytes: a positive number of bytes is needed")
+        if not 0 < keepalive_s <= 86_400:  # noqa: PLR2004 - clients are told in milliseconds, of 32 bits
+            raise ValueError("keepalive_s: a positive number of seconds is needed, at most a day")
         self._path = None if path is None else Path(path)
         self._host = host
         self._port = port

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
-from xmtp_history.node._store import Kind
+from xmtp_history.node._store import Kind, StorageUnavailable
 
 if TYPE_CHECKING:
     from xmtp_history.node._store import Store
@@ -35,7 +36,9 @@ class Retention:
     async def run(self, every_s: float = 3600) -> None:
         """Deletes what is old enough, again and again, until cancelled."""
         while True:
-            await self.delete_old()
+            # What cannot be deleted now, because the disk is full, is deleted later.
+            with contextlib.suppress(StorageUnavailable):
+                await self.delete_old()
             await asyncio.sleep(every_s)
 
     async def delete_old(self) -> None:

@@ -349,17 +349,26 @@ def _attempt(operation: Callable[[Transaction], Any], transaction: Transaction) 
 def _connect(path: Path | None) -> sqlite3.Connection:
     # Commits run on another thread than the other statements, but never at the same time.
     connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    # A write is acknowledged when it would survive a power cut.
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        _prepare(connection)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if tables == 0:
+    if tables and application_id != _APPLICATION_ID:
+        raise sqlite3.DatabaseError("it is a database of something else")
+    if tables and version != _SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"it has version {version}, this release knows version {_SCHEMA_VERSION}")
+    # Not before: it changes the file.
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A write is acknowledged when it would survive a power cut.
+    connection.execute("PRAGMA synchronous = FULL")
+    if not tables:
         header = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_SCHEMA_VERSION};"
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {header} COMMIT;")
-    elif application_id != _APPLICATION_ID:
-        raise sqlite3.DatabaseError("it is a database of something else")
-    elif version != _SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"it has version {version}, this release knows version {_SCHEMA_VERSION}")
-    return connection

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import queue
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from support import child
 
@@ -26,6 +29,11 @@ class RealFailsError(Exception):
     """The library raised, or the process died."""
 
 
+def account_key(name: str) -> str:
+    """The private key of a name's account."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class User:
     """An account with one installation per database name."""
@@ -34,6 +42,12 @@ class User:
     node: str
     folder: Path
 
+    def start(self, db: str = "first", *, device_sync: bool = False) -> Installation:
+        """Starts an installation, and registers it if it is new, without waiting for either."""
+        path = self.folder / f"{self.name}-{db}.db3"
+        who = {"node": self.node, "db": str(path), "account_key": account_key(self.name), "device_sync": device_sync}
+        return Installation(who, path.with_suffix(".log"))
+
     def run(self, *steps: tuple[Any, ...], db: str = "first", deadline: float = DEADLINE_SECONDS) -> list[Any]:
         """Carries out steps in a process of their own and returns their results.
 
@@ -41,27 +55,92 @@ class User:
             RealHangsError: the process did not end in time.
             RealFailsError: it raised or died.
         """
-        plan = {
-            "node": self.node,
-            "db": str(self.folder / f"{self.name}-{db}.db3"),
-            "account_key": hashlib.sha256(self.name.encode()).hexdigest(),
-            "steps": steps,
-        }
-        with subprocess.Popen(
-            [sys.executable, "-m", "interop.real"],
-            env=child.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        end = time.monotonic() + deadline
+        with self.start(db) as installation:
+            for step in steps:
+                installation.begin(*step)
+            return [installation.finish(end - time.monotonic()) for _ in steps]
+
+
+class Installation:
+    """A process that takes steps one by one (see interop.real)."""
+
+    def __init__(self, who: dict[str, Any], log: Path) -> None:
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-m", "interop.real"],
+                env=child.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._write(who)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def do(self, name: str, *arguments: Any, deadline: float = DEADLINE_SECONDS) -> Any:
+        """Carries out a step and returns its result.
+
+        Raises:
+            RealHangsError: no answer came in time.
+            RealFailsError: the library raised, or the process died.
+        """
+        self.begin(name, *arguments)
+        return self.finish(deadline)
+
+    def begin(self, name: str, *arguments: Any) -> None:
+        """Has a step carried out after those that were begun before; :meth:`finish` has its result."""
+        self._write([name, *arguments])
+
+    def finish(self, deadline: float = DEADLINE_SECONDS) -> Any:
+        """The result of the first step that has not been asked for."""
+        try:
+            line = self._answers.get(timeout=max(0, deadline))
+        except queue.Empty:
+            self.close()
+            raise RealHangsError(f"no answer after {deadline} s") from None
+        if not line:
+            self.close()
+            raise RealFailsError(f"exit code {self._process.returncode}: {self._log.read_text()[-2000:]}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RealFailsError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """Ends the process as a crash would. What the library has reported as done is in its database."""
+        if self._process.stdout is None or self._process.stdout.closed:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            # What was not written any more has nobody to go to.
             try:
-                out, err = process.communicate(json.dumps(plan), timeout=deadline)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                raise RealHangsError(f"no end after {deadline} s") from None
-        if process.returncode != 0:
-            raise RealFailsError(f"exit code {process.returncode}: {err[-2000:]}")
-        results: list[Any] = json.loads(out)
-        return results
+                pipe.close()
+            except BrokenPipeError:
+                continue
+
+    def _write(self, line: Any) -> None:
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(line), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            # It died; whoever asks for the result hears why.
+            return
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")

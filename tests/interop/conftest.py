@@ -1,31 +1,61 @@
-"""A node and a world: two users of real libxmtp who have talked to each other."""
+"""A node, installations on it, and a world: two users of real libxmtp who have talked to each other."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from interop.account import User
-from interop.node import Node
+from interop.account import Installation, User
+from interop.proxy import Proxy, running_proxy
 from interop.world import KEY, TEXTS, World
+from xmtp_history.testing import LocalXmtp, run_local_xmtp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Start(Protocol):
+    """Starts installations that end with the test."""
+
+    def __call__(self, name: str, db: str = ..., *, node: str = ..., device_sync: bool = ...) -> Installation: ...
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
-    with Node() as running:
+def node() -> Iterator[LocalXmtp]:
+    with run_local_xmtp() as running:
         yield running
 
 
+@pytest.fixture
+def proxy(node: LocalXmtp) -> Iterator[Proxy]:
+    """What stands between the node and clients that are to have a hard time."""
+    with running_proxy(node.node_url) as running:
+        yield running
+
+
+@pytest.fixture
+def start(node: LocalXmtp, tmp_path: Path) -> Iterator[Start]:
+    """Starts installations of users whom no other test knows."""
+    with contextlib.ExitStack() as stack:
+
+        def started(
+            name: str, db: str = "first", *, node: str = node.node_url, device_sync: bool = False
+        ) -> Installation:
+            user = User(f"{name} {tmp_path.name}", node, tmp_path)
+            return stack.enter_context(user.start(db, device_sync=device_sync))
+
+        yield started
+
+
 @pytest.fixture(scope="session")
-def world(node: Node, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(node: LocalXmtp, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Alice has a group and a DM with Bob, a group of her own, decisions about all of them, and an archive."""
     folder = tmp_path_factory.mktemp("world")
-    alice, bob = User("alice", node.url, folder), User("bob", node.url, folder)
+    alice, bob = User("alice", node.node_url, folder), User("bob", node.node_url, folder)
     (bob_inbox,) = bob.run(("inbox_id",))
     names = {
         "name": 'Träger 組 🚀 "quoted"',

@@ -12,7 +12,6 @@ import pytest
 from independent import read, write
 from independent.elements import Element, plain
 from interop.account import User
-from interop.node import Node
 from interop.world import KEY, World
 from support.build import BOB, STORE_KEY, T0, consent, dm, group, message, metadata, text_content
 from support.public import listing
@@ -32,6 +31,7 @@ from xmtp_history import (
     rewrite_archive,
     verify_archive,
 )
+from xmtp_history.testing import LocalXmtp
 
 #: How libxmtp's names read here.
 TYPES = {"group": ConversationType.GROUP, "dm": ConversationType.DM}
@@ -114,9 +114,9 @@ def test_we_agree_with_the_independent_reader(world: World, imported: History) -
 
 
 @pytest.fixture
-def carol(node: Node, tmp_path: Path) -> User:
+def carol(node: LocalXmtp, tmp_path: Path) -> User:
     """A user with no history."""
-    return User(f"carol {tmp_path.name}", node.url, tmp_path)
+    return User(f"carol {tmp_path.name}", node.node_url, tmp_path)
 
 
 def _full_store(history: History, own_inbox: str, sizes: tuple[int, ...]) -> None:
@@ -255,9 +255,9 @@ def test_a_time_window_loses_nothing_on_its_way(history: History, carol: User, t
     assert [facts[0] for facts in theirs["messages"].values()] == [T0 + 20, T0 + 30]
 
 
-def test_a_rewritten_archive_can_be_imported_where_the_original_hangs(node: Node, tmp_path: Path) -> None:
+def test_a_rewritten_archive_can_be_imported_where_the_original_hangs(node: LocalXmtp, tmp_path: Path) -> None:
     """Libxmtp's own archive with large messages, and the same records rewritten."""
-    dora = User("dora", node.url, tmp_path)
+    dora = User("dora", node.node_url, tmp_path)
     (chat,) = dora.run(("group", [], {"name": "large"}))
     original, rewritten = tmp_path / "original.xmtp", tmp_path / "rewritten.xmtp"
     dora.run(
@@ -274,7 +274,7 @@ def test_a_rewritten_archive_can_be_imported_where_the_original_hangs(node: Node
 # --- there and back --------------------------------------------------------------------------------------------------
 
 
-def test_real_to_ours_to_real(world: World, imported: History, node: Node, tmp_path: Path) -> None:
+def test_real_to_ours_to_real(world: World, imported: History, node: LocalXmtp, tmp_path: Path) -> None:
     """Alice's second installation gets through us what her first one wrote."""
     again = tmp_path / "again.xmtp"
     imported.create_archive(again, KEY)

@@ -62,13 +62,18 @@ def test_the_fixture_gives_each_test_its_own(tmp_path: Path) -> None:
     assert "2 passed" in run.stdout, run.stdout + run.stderr
 
 
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "local-xmtp"}
+
+
 def test_it_ends_with_the_block_and_leaves_no_thread() -> None:
+    before = threads()
     with run_local_xmtp() as running:
         assert is_serving(running.node_url)
     with pytest.raises(grpc.RpcError) as failed:
         is_serving(running.node_url)
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert sum(thread.name == "local-xmtp" for thread in threading.enumerate()) == 0
+    assert threads() == before
 
 
 def test_with_a_path_it_goes_on_on_the_same_ports(tmp_path: Path) -> None:

@@ -39,5 +39,4 @@ def client(node_url: str) -> Iterator[NodeClient]:
     """A connection to the module's node, which has to be well after the test."""
     with NodeClient(node_url) as connected:
         yield connected
-    with NodeClient(node_url) as another:
-        check_alive(another)
+        check_alive(connected)

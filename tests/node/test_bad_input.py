@@ -158,6 +158,16 @@ def test_a_length_that_promises_more_than_there_is_is_refused(client: NodeClient
     _refuse(client, group_id, _assembled(*vectors), _assembled(*vectors[:place], length))
 
 
+@pytest.mark.parametrize("size", [0, 10, 100, 20_000])
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_a_length_with_the_prefix_that_means_nothing_is_refused(client: NodeClient, width: int, size: int) -> None:
+    """Elsewhere it begins a length of eight bytes."""
+    group_id = new_group()
+    length = bytearray(size.to_bytes(8, "big")[-width:])
+    length[0] |= 0xC0
+    _refuse(client, group_id, _assembled(vec(group_id), vec(b""), vec(b"sender data"), bytes(length) + bytes(size)))
+
+
 def _assembled(group_id: bytes, *vectors: bytes) -> bytes:
     head = b"\0\1\0\2" + group_id + struct.pack(">QB", 1, 1)
     return head + b"".join(vectors)

@@ -149,6 +149,26 @@ def test_clients_that_send_at_once_get_ids_of_their_own(client: NodeClient) -> N
     assert by_id == sorted(by_id)
 
 
+def test_messages_become_visible_in_the_order_of_their_ids(client: NodeClient, node_url: str) -> None:
+    """Whoever has seen an id knows everything with a lower one: there is nothing in between that comes later."""
+    first, second = new_group(), new_group()
+    seen: list[tuple[int, list[int]]] = []
+
+    def send(group_id: bytes) -> None:
+        with NodeClient(node_url) as own:
+            for number in range(300):
+                own.send(private_message(group_id, b"%d" % number))
+
+    with at_once(lambda: send(first), lambda: send(second)) as senders:
+        while not all(sender.done() for sender in senders):
+            newest = client.newest(first)[0].group_message.v1.id
+            seen.append((newest, [message.id for message in client.messages(second)]))
+    final = [message.id for message in client.messages(second)]
+    assert len(seen) > 10
+    for newest, ids in seen:
+        assert [one for one in final if one < newest] == [one for one in ids if one < newest]
+
+
 # --- the same again ---------------------------------------------------------------------------------------------------
 
 

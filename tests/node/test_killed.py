@@ -44,7 +44,8 @@ class _Sent:
         self.lock = threading.Lock()
         self.number = itertools.count()
         self.acknowledged: list[bytes] = []
-        self.in_doubt: list[bytes] = []
+        #: Of each call that had no answer, what was new in it.
+        self.in_doubt: list[list[bytes]] = []
 
     def send_until_it_fails(self, url: str) -> None:
         """Sends messages to all groups, now and then one again, until the node is gone."""
@@ -52,15 +53,14 @@ class _Sent:
         with NodeClient(url) as client:
             while True:
                 group_id = choice.choice(self.group_ids)
-                batch = [private_message(group_id, b"%d" % next(self.number)) for _ in range(choice.randint(1, 3))]
-                if self.acknowledged and choice.random() < 0.1:
-                    batch.append(choice.choice(self.acknowledged))
+                batch = [private_message(group_id, b"%d" % next(self.number)) for _ in range(choice.randint(1, 30))]
+                again = [choice.choice(self.acknowledged)] if self.acknowledged and choice.random() < 0.1 else []
                 try:
-                    client.send(*batch)
+                    client.send(*batch, *again)
                 except grpc.RpcError as error:
                     assert error.code() is grpc.StatusCode.UNAVAILABLE
                     with self.lock:
-                        self.in_doubt += batch
+                        self.in_doubt.append(batch)
                     return
                 with self.lock:
                     self.acknowledged += batch
@@ -71,7 +71,9 @@ class _Sent:
         stored = [message.data for message in messages]
         assert len(stored) == len(set(stored)), "nothing is there twice"
         assert set(self.acknowledged) <= set(stored), "everything that was acknowledged is there"
-        assert set(stored) <= {*self.acknowledged, *self.in_doubt}
+        for batch in self.in_doubt:
+            assert len(set(batch) & set(stored)) in {0, len(batch)}, "all or none"
+        assert set(stored) <= {*self.acknowledged, *itertools.chain(*self.in_doubt)}
         ids = [message.id for message in messages]
         assert len(ids) == len(set(ids))
         return max(ids)
@@ -80,8 +82,8 @@ class _Sent:
 def test_killed_while_clients_send_a_node_has_every_acknowledged_message_once(tmp_path: Path) -> None:
     sent = _Sent()
     highest = 0
-    for number in range(2):
-        enough = len(sent.acknowledged) + 150 + 70 * number
+    for number in range(3):
+        enough = len(sent.acknowledged) + 900 + 500 * number
         with NodeProcess.start(tmp_path) as process:
             with NodeClient(process.url) as client:
                 if highest:
@@ -99,9 +101,9 @@ def test_killed_while_clients_send_a_node_has_every_acknowledged_message_once(tm
         with NodeProcess.start(tmp_path) as process, NodeClient(process.url) as client:
             highest = sent.check(client)
             # Clients repeat what they had no answer to.
-            if sent.in_doubt:
-                client.send(*sent.in_doubt)
-            sent.acknowledged += sent.in_doubt
+            for batch in sent.in_doubt:
+                client.send(*batch)
+                sent.acknowledged += batch
             sent.in_doubt.clear()
             highest = sent.check(client)
             process.kill()
@@ -169,9 +171,12 @@ def test_on_a_full_disk_writing_is_unavailable_and_reading_goes_on(tmp_path: Pat
                     break
                 acknowledged.append(data)
             assert in_doubt, "there is a limit"
-            for _ in range(3):
+            for number in range(3):
                 with refused(grpc.StatusCode.UNAVAILABLE):
                     client.send(in_doubt[0])
+                with refused(grpc.StatusCode.UNAVAILABLE):
+                    # This one is not sent again, and so must not be there in the end.
+                    client.send(private_message(group_id, b"never %d" % number), sized_message(group_id, size, 2000))
                 assert [message.data for message in client.messages(group_id)] == acknowledged
                 assert client.log(sent.inbox_id) == [sent]
             process.limit_files(None)

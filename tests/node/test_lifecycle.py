@@ -105,6 +105,19 @@ def test_ids_and_times_go_on_rising(tmp_path: Path) -> None:
     assert times == sorted(times)
 
 
+def test_times_never_fall_whatever_the_clock_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group_id = new_group()
+    now = time.time_ns()
+    for number, seconds in enumerate((0, 10, -3600, 5, 60)):
+        monkeypatch.setattr(time, "time_ns", lambda seconds=seconds: now + seconds * 10**9)
+        with serving(tmp_path) as client:
+            client.send(private_message(group_id, b"%d" % number))
+            times = [message.created_ns for message in client.messages(group_id)]
+    assert len(times) == 5
+    assert times == sorted(times)
+    assert times[-1] == now + 60 * 10**9
+
+
 def test_cursors_are_valid_after_a_restart(tmp_path: Path) -> None:
     group_id = new_group()
     with serving(tmp_path) as client:

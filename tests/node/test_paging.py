@@ -55,6 +55,7 @@ class Log:
             _, ids, _ = self.page(paging(limit=1, cursor=out[-1] if out else 0))
             if not ids:
                 return out
+            assert not out or ids[0] > out[-1]
             out += ids
 
 
@@ -250,6 +251,7 @@ def _pages_by_bytes(client: NodeClient, group_id: bytes, direction: int) -> list
     pages, cursor = [], 0
     while not pages or cursor:
         pages.append(client.page(group_id, paging(direction, limit=100, cursor=cursor)))
+        assert pages[-1].paging_info.id_cursor != cursor or not cursor
         cursor = pages[-1].paging_info.id_cursor
     return pages
 

@@ -20,8 +20,8 @@ from support.node_client import (
     welcome_input,
 )
 
-# Databases in memory are read and written differently.
-pytestmark = pytest.mark.parametrize("node_url", ["memory", "disk"], indirect=True, scope="module")
+# The mutable stream is tested on disk.
+pytestmark = pytest.mark.parametrize("node_url", ["memory"], indirect=True, scope="module")
 
 
 def _fill(client: NodeClient, group_id: bytes, count: int, *, start: int = 0) -> None:

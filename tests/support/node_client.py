@@ -406,6 +406,7 @@ class NodeClient:
             out += [message.v1 for message in answer.messages]
             if not answer.paging_info.id_cursor:
                 return out
+            assert answer.paging_info.id_cursor > cursor
             cursor = answer.paging_info.id_cursor
 
     def newest(self, *group_ids: bytes, content: bool = False) -> list[mls_api.GetNewestGroupMessageResponse.Response]:
@@ -704,8 +705,9 @@ def refused(*codes: grpc.StatusCode) -> Iterator[None]:
     with pytest.raises(grpc.RpcError) as caught:
         yield
     error: Any = caught.value
-    assert error.code() in codes, (error.code(), error.details())
     details = error.details()
+    assert error.code() in codes, (error.code(), details)
+    assert "CLIENT" not in details, "it was the node that refused"
     assert len(details.encode()) < 1024
     assert not any(words in details.lower() for words in FORBIDDEN)
 

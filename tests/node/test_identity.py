@@ -587,3 +587,18 @@ def test_smart_contract_signatures_cannot_be_verified_without_a_chain(client: No
     request = identity_api.VerifySmartContractWalletSignaturesRequest(signatures=[signature] * count)
     responses = client.call("VerifySmartContractWalletSignatures", request).responses
     assert [(response.is_valid, response.error) for response in responses] == [(False, "no chain configured")] * count
+
+
+def test_the_largest_log_fits_into_one_answer(client: NodeClient) -> None:
+    inbox_id, _ = _inbox(client)
+    # A signature of a smart contract wallet may have any length.
+    large = assoc.Signature(
+        erc_6492=assoc.SmartContractWalletSignature(account_id="eip155:1:0x", signature=bytes(60_000))
+    )
+    for number in range(255):
+        large.erc_6492.signature = number.to_bytes(2, "big") + bytes(60_000)
+        client.publish(update(inbox_id, revoke(installation_member(new_key()), signature=large)))
+    assert len(client.log(inbox_id)) == 256
+    large.erc_6492.signature = bytes(64 << 10)
+    with refused(TOO_LARGE):
+        client.publish(update(inbox_id, revoke(installation_member(new_key()), signature=large)))

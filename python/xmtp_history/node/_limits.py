@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 #: What the official node accepts.
 MAX_REQUEST_BYTES: Final = 50 << 20
-#: Requests with lists within lists, which could be anything when they are parsed.
-LARGEST_REQUESTS: Final = {"PublishIdentityUpdate": 256 << 10, "Subscribe": 1 << 20}
+#: Requests with lists within lists, which could be anything when they are parsed. An inbox's log, 256 updates, has to fit
+#: into one answer.
+LARGEST_REQUESTS: Final = {"PublishIdentityUpdate": 64 << 10, "Subscribe": 1 << 20}
 #: Clients refuse more than 25 MiB, and ask again and again (section 0, fact 3).
 MAX_RESPONSE_BYTES: Final = 24 << 20
 #: A commit that adds 2,500 installations has 4.2 MB.

@@ -33,6 +33,8 @@ _APPLICATION_ID: Final = 0x786D6E64  # "xmnd"
 _SCHEMA_VERSION: Final = 1
 #: Operations, or entries, of one transaction. Others get their turn in between.
 _BATCH: Final = 256
+#: How much is written before SQLite's log is copied into the database.
+_CHECKPOINT_BYTES: Final = 4 << 20
 _SCHEMA: Final = """
 CREATE TABLE log (
     id INTEGER PRIMARY KEY,
@@ -108,6 +110,7 @@ class Store:
         try:
             self._writer = _connect(path)
             self._reader = self._writer if path is None else _connect(path)
+            self._copier = self._writer if path is None else _connect(path)
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be used as a node's data: {error}") from None
         last_id, self._last_created_ns = self._reader.execute("SELECT last_id, last_created_ns FROM counter").fetchone()
@@ -119,7 +122,9 @@ class Store:
         self._queue: collections.deque[tuple[Callable[[Transaction], Any], asyncio.Future[Any]]] = collections.deque()
         self._closing = False
         self._wake = asyncio.Event()
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="xmtp-node-commit")
+        self._disk = ThreadPoolExecutor(2, thread_name_prefix="xmtp-node-disk")
+        self._written_bytes = 0
+        self._copying: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._write_queued())
 
     async def aclose(self) -> None:
@@ -127,9 +132,11 @@ class Store:
         self._closing = True
         self._wake.set()
         await self._task
+        if self._copying is not None:
+            await self._copying
         self._disk.shutdown()
-        self._reader.close()
-        self._writer.close()
+        for connection in (self._copier, self._reader, self._writer):
+            connection.close()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -228,15 +235,12 @@ class Store:
             else:
                 self.last_id, self._last_created_ns = transaction.last_id, transaction.last_created_ns
                 self.on_commit(transaction.topics)
+                self._written_bytes += transaction.written_bytes
             # Ids that were rolled back are left out: no client can have seen them, but gaps cost nothing.
             self._allocated = transaction.last_id
-            for done, (result, refusal) in zip(waiting, outcomes, strict=True):
-                if done.cancelled():
-                    continue
-                if refusal is None:
-                    done.set_result(result)
-                else:
-                    done.set_exception(refusal)
+            _settle(waiting, outcomes)
+            if not self._in_memory and self._written_bytes >= _CHECKPOINT_BYTES:
+                await self._checkpoint()
 
     async def _gather(self) -> None:
         """Lets calls that have arrived already get as far as the queue: one sync serves many as well as one."""
@@ -256,6 +260,16 @@ class Store:
             # them to a thread, which would have to wait for the interpreter's lock after each of them.
             await asyncio.get_running_loop().run_in_executor(self._disk, self._writer.execute, "COMMIT")
 
+    async def _checkpoint(self) -> None:
+        """Copies SQLite's log into the database, which takes as long as many commits: beside them, not in one of them."""
+        loop = asyncio.get_running_loop()
+        if self._copying is None:
+            self._copying = asyncio.create_task(_ended(loop.run_in_executor(self._disk, _copy_log, self._copier)))
+        elif self._copying.done():
+            # Only now nothing is being written. What came since is little, and with it the log can begin anew.
+            await _ended(loop.run_in_executor(self._disk, _copy_log, self._writer))
+            self._copying, self._written_bytes = None, 0
+
     def _roll_back(self) -> None:
         # SQLite has done so by itself after some errors, and then says that there is no transaction.
         with contextlib.suppress(sqlite3.Error):
@@ -271,6 +285,7 @@ class Transaction:
         self.last_created_ns = last_created_ns
         #: Topics that have new entries.
         self.topics: set[bytes] = set()
+        self.written_bytes = 0
 
     def append(
         self, topic: bytes, kind: Kind, build: Callable[[int, int], bytes], digest: bytes | None = None
@@ -286,12 +301,14 @@ class Transaction:
         # Never below the last one, whatever the clock does: clients show messages by this time.
         created_ns = max(time.time_ns(), self.last_created_ns)
         entry_id = self.last_id + 1
-        row = (entry_id, topic, created_ns, kind, digest, build(entry_id, created_ns))
+        payload = build(entry_id, created_ns)
+        row = (entry_id, topic, created_ns, kind, digest, payload)
         stored = self._connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
         if stored.rowcount == 0:
             return None
         self.last_id, self.last_created_ns = entry_id, created_ns
         self.topics.add(topic)
+        self.written_bytes += len(payload)
         return entry_id
 
     def payloads(self, topic: bytes) -> list[bytes]:
@@ -305,6 +322,7 @@ class Transaction:
         self._connection.execute(
             "INSERT OR REPLACE INTO key_package VALUES (?, ?, ?)", (installation_key, time.time_ns(), key_package)
         )
+        self.written_bytes += len(key_package)
 
     def identifiers(self, inbox_id: str) -> set[tuple[int, str]]:
         """Kind and identifier of what belongs to an inbox now."""
@@ -354,6 +372,27 @@ def _attempt(operation: Callable[[Transaction], Any], transaction: Transaction) 
         return None, refusal
 
 
+def _settle(waiting: list[asyncio.Future[Any]], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+    """Gives callers what their operations came to, unless they have gone."""
+    for done, (result, refusal) in zip(waiting, outcomes, strict=True):
+        if done.cancelled():
+            continue
+        if refusal is None:
+            done.set_result(result)
+        else:
+            done.set_exception(refusal)
+
+
+async def _ended(work: asyncio.Future[None]) -> None:
+    """Waits for work that may fail: a full disk is met again, and reported, by whoever writes next."""
+    with contextlib.suppress(sqlite3.Error):
+        await work
+
+
+def _copy_log(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
 def _connect(path: Path | None) -> sqlite3.Connection:
     # Commits run on another thread than the other statements, but never at the same time.
     connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
@@ -377,6 +416,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     # A write is acknowledged when it would survive a power cut.
     connection.execute("PRAGMA synchronous = FULL")
+    # Not within a commit, whose caller waits: see Store._checkpoint.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
     if not tables:
         header = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_SCHEMA_VERSION};"
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {header} COMMIT;")

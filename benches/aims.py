@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from plan import LIBRARY, LIBXMTP, PYTHON
+from plan import BARE, LIBRARY, LIBXMTP, NODE_CLIENTS, PYTHON
 from results import Results
 
 MIB = 1 << 20
@@ -24,8 +24,8 @@ class Verdict:
     reached: bool | None
 
 
-def verdicts(results: Results) -> list[Verdict]:
-    """All aims in the order in which they were set."""
+def archive_verdicts(results: Results) -> list[Verdict]:
+    """The aims for archives and the store, in the order in which they were set."""
     found = [_faster_than_libxmtp(results, operation) for operation in ("export", "import")]
     found += [_growth(results, operation) for operation in ("export", "import")]
     ratio = results.ratio
@@ -103,3 +103,43 @@ def _start(results: Results, operation: str, aim: str, at_most: float) -> Verdic
     seconds = results.value(operation, 0)
     measured = f"{seconds * 1e3:.0f} ms" if seconds else "not measured"
     return Verdict(aim, measured, seconds <= at_most if seconds else None)
+
+
+def node_verdicts(results: Results) -> list[Verdict]:
+    """The aims for the local node."""
+    return [
+        _rate(results),
+        _node_time(results, "delivery p99", "from sending to the stream, 99 of 100 at 1,000 messages/s", 0.02),
+        _node_time(results, "delivery at once p99", "from sending to the stream, 99 of 100, as many as it takes", 0.02),
+        _node_time(results, "first answer", "from starting the process to its first answer", 1.0),
+        _flat(results),
+    ]
+
+
+def _rate(results: Results) -> Verdict:
+    clients, at_least = max(NODE_CLIENTS), 5_000
+    aim = f"at least {at_least:,} messages a second, each on the disk when it is answered, {clients} clients"
+    own, limit = (results.value("send", clients, subject) for subject in (LIBRARY, BARE))
+    if not own:
+        return Verdict(aim, "not measured", None)
+    beside = f"; grpc.aio alone answers {1 / limit:,.0f}" if limit else ""
+    return Verdict(aim, f"{1 / own:,.0f}{beside}", 1 / own >= at_least)
+
+
+def _node_time(results: Results, name: str, what: str, below: float) -> Verdict:
+    for clients in results.sizes(name):
+        of = f", {clients} clients" if clients else ""
+        aim = f"{what}{of}: less than {below * 1e3:,.0f} ms"
+        own, limit = (results.value(name, clients, subject) for subject in (LIBRARY, BARE))
+        if own:
+            beside = f"; grpc.aio alone takes {limit * 1e3:.1f} ms" if limit else ""
+            return Verdict(aim, f"{own * 1e3:.1f} ms{beside}", own < below)
+    return Verdict(f"{what}: less than {below * 1e3:,.0f} ms", "not measured", None)
+
+
+def _flat(results: Results) -> Verdict:
+    aim = "memory not growing over the run"
+    settled, end = (results.value(name, max(NODE_CLIENTS)) for name in ("node memory settled", "node memory"))
+    if not (settled and end):
+        return Verdict(aim, "not measured", None)
+    return Verdict(aim, f"{settled / MIB:.1f} MiB, then {end / MIB:.1f} MiB", end <= settled * GROWTH_TOLERANCE)

@@ -1,8 +1,7 @@
 """The rival that everybody has today: libxmtp itself, through the PyPI package ``xmtp-bindings``.
 
-libxmtp wants a registered installation before it touches an archive, and so a node to register with. The node is a
-program ``loopback_node.py PORT`` that prints a line once it listens; the environment variable ``XMTP_NODE_TOOLS`` names
-its folder. Library and node run in processes of their own: the reference may hang or abort, and then only the figure is
+libxmtp wants a registered installation before it touches an archive, and so a node to register with: the project's own,
+in memory. Library and node run in processes of their own: the reference may hang or abort, and then only the figure is
 lost. This file is also the program of the first of these processes.
 
 Only ``import_archive`` and ``create_archive`` are timed, inside that process. Making the account and registering it,
@@ -15,7 +14,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -23,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-import plan
 from lines import Child, Unavailable
+from nodes import Node
+from plan import LIBRARY
 
-NEEDED = ("xmtp_bindings", "eth_account", "grpc", "grpc_tools")
+NEEDED = ("xmtp_bindings", "eth_account")
 DEADLINE_S = float(os.environ.get("BENCH_LIBXMTP_DEADLINE", "240"))
 _READY_S = 60.0
 
@@ -46,15 +45,6 @@ class Answer:
     peak_bytes: int
 
 
-def _node_program() -> Path:
-    named = os.environ.get("XMTP_NODE_TOOLS")
-    folders = [Path(named)] if named else [plan.ROOT.parent / "shared" / "tools"]
-    for folder in folders:
-        if (folder / "loopback_node.py").is_file():
-            return (folder / "loopback_node.py").resolve()
-    raise Unavailable("no node: set XMTP_NODE_TOOLS to the folder that holds loopback_node.py")
-
-
 class Libxmtp:
     """libxmtp and its node, ready to be asked. Close it, or use it as a context manager."""
 
@@ -62,18 +52,14 @@ class Libxmtp:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise Unavailable(f"not installed: {', '.join(missing)}")
-        program = _node_program()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         self._folder = tempfile.TemporaryDirectory(prefix="bench-libxmtp-")
         folder = Path(self._folder.name)
-        self._node = Child([sys.executable, str(program), str(port)], folder)
+        self._node = Node(LIBRARY, folder, durable=False)
         self._child: Child | None = None
         self._failed = ""
         try:
-            self._node.line(_READY_S)
-            own = [sys.executable, str(Path(__file__).resolve()), f"http://127.0.0.1:{port}"]
+            host, port = self._node.address
+            own = [sys.executable, str(Path(__file__).resolve()), f"http://{host}:{port}"]
             self._child = Child(own, folder, {"RUST_LOG": "off"})
             self.version: str = json.loads(self._child.line(_READY_S))["version"]
         except BaseException:

@@ -32,6 +32,11 @@ class Child:
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
         self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
     def _read(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import sqlite3
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import plan
 
-PACKAGES = ("xmtp-history", "cryptography", "zstandard", "protobuf", "xmtp-bindings", "pytest-benchmark")
+PACKAGES = ("xmtp-history", "cryptography", "zstandard", "grpcio", "protobuf", "xmtp-bindings", "pytest-benchmark")
 
 
 def _first_line(*command: str) -> str:
@@ -69,6 +70,7 @@ def facts() -> list[tuple[str, str]]:
         ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("file system", _file_system(plan.cache())),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
+        ("SQLite", f"{sqlite3.sqlite_version} of Python"),
         ("Rust", _first_line("rustc", "--version").removeprefix("rustc ")),
         ("packages", ", ".join(f"{package} {_version(package)}" for package in PACKAGES)),
     ]

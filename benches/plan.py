@@ -24,6 +24,17 @@ LIBXMTP_LARGEST = 20_000
 LIBXMTP_CYCLES = 3
 STARTUP_CYCLES = 15
 
+PLAIN = "plain"
+OFFICIAL = "official"
+BARE = "limit:bare"
+SQLITE = "limit:sqlite"
+DISK = "limit:disk"
+NODE_CLIENTS = (1, 8, 64)
+NODE_STREAMS = 1_000
+NODE_CYCLES = 5
+DEFAULT_NODE_SECONDS = 2.0
+DEFAULT_NODE_MINUTES = 10.0
+
 
 def sizes() -> tuple[int, ...]:
     """The numbers of messages to measure: ``BENCH_SIZES=1000,10000`` or the default."""
@@ -42,6 +53,16 @@ def cycles(size: int) -> int:
 def rounds(size: int) -> int:
     """How often a subject repeats inside its turn; short work needs it, long work does not."""
     return 5 if size <= 1_000 else 3 if size <= 20_000 else 1
+
+
+def node_seconds() -> float:
+    """How long a turn with a node counts: ``BENCH_NODE_SECONDS``."""
+    return float(os.environ.get("BENCH_NODE_SECONDS") or DEFAULT_NODE_SECONDS)
+
+
+def node_minutes() -> float:
+    """How long a node's memory is watched: ``BENCH_NODE_MINUTES``."""
+    return float(os.environ.get("BENCH_NODE_MINUTES") or DEFAULT_NODE_MINUTES)
 
 
 def cache() -> Path:
@@ -97,3 +118,12 @@ def memory_cases(operation: str, *subjects: str) -> list[Case]:
 def startup_cases(operation: str, *subjects: str) -> list[Case]:
     """Turns at starting a process, where single figures scatter most."""
     return [Case(operation, 0, cycle, subject, 1) for cycle in range(STARTUP_CYCLES) for subject in subjects]
+
+
+def node_cases(operation: str, sizes: Iterable[int], *subjects: str, turns: int = NODE_CYCLES) -> list[Case]:
+    """Turns at something that a node does, for so many clients; the official node takes part if there is one."""
+    turns = max(1, int(os.environ.get("BENCH_CYCLES") or turns))
+    everybody = [name for name in subjects if name != OFFICIAL or os.environ.get("BENCH_OFFICIAL_NODE")]
+    return [
+        Case(operation, size, cycle, subject, 1) for size in sizes for cycle in range(turns) for subject in everybody
+    ]

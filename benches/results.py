@@ -19,13 +19,19 @@ class Results:
         content: dict[str, Any] = json.loads(saved.read_text())
         self.skipped: dict[str, str] = content.get("skipped", {})
         self.wrong: list[str] = []
+        #: Figures of one turn over time, by subject.
+        self.series: dict[str, list[tuple[float, float]]] = {}
         self._values: dict[tuple[str, int, str], dict[int, float]] = defaultdict(dict)
         for benchmark in content["benchmarks"]:
             facts = benchmark["extra_info"]
             if not facts["correct"]:
                 self.wrong.append(benchmark["name"])
             value = facts.get("value", benchmark["stats"]["median"])
-            self._values[facts["operation"], facts["size"], facts["subject"]][facts["cycle"]] = value
+            size, subject, cycle = facts["size"], facts["subject"], facts["cycle"]
+            for name, figure in {facts["operation"]: value, **facts.get("also", {})}.items():
+                self._values[name, size, subject][cycle] = figure
+            if "series" in facts:
+                self.series[subject] = facts["series"]
 
     def sizes(self, operation: str) -> list[int]:
         """The sizes at which somebody was measured at an operation."""

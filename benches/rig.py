@@ -6,7 +6,8 @@ import gc
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,9 @@ import plan
 import pytest
 import python_rival
 from clock import CLOCK
+from h2 import Refused
 from lines import Unavailable
+from nodes import Node
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,6 +40,7 @@ class Rig:
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=plan.cache()))
         self._stores: dict[int, Path] = {}
         self._imported_by_libxmtp: int | None = None
+        self._nodes: dict[str, Node | Unavailable] = {}
 
     def close(self) -> None:
         """Ends what was started and removes what was written."""
@@ -44,6 +48,9 @@ class Rig:
         for name in ("_libxmtp", "_limits"):
             if isinstance(subject := started.get(name), libxmtp_rival.Libxmtp | native_limits.Limits):
                 subject.close()
+        for node in self._nodes.values():
+            if isinstance(node, Node):
+                node.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @cached_property
@@ -81,6 +88,19 @@ class Rig:
     def limits(self) -> native_limits.Limits:
         """The limits."""
         return _found(self._limits)
+
+    def node(self, subject: str) -> Node:
+        """A node that runs as long as the rig."""
+        if subject not in self._nodes:
+            try:
+                self._nodes[subject] = Node(subject, self.folder)
+            except Unavailable as reason:
+                self._nodes[subject] = reason
+        return _found(self._nodes[subject])
+
+    def new_node(self, subject: str) -> Node:
+        """A node that the caller closes."""
+        return _answer(lambda: Node(subject, self.folder))
 
     def new_path(self, name: str) -> Path:
         """A path where nothing is; whatever is there now, or beside it, is removed."""
@@ -186,6 +206,21 @@ class Turn:
                 pass
 
         self.time(replay)
+
+    def record(self, seconds: float, *, right: bool, also: dict[str, float] | None = None, **facts: Any) -> None:
+        """Stores a time that was taken elsewhere, and what else was found out in the same turn, each under its name."""
+        self.time_elsewhere(lambda: seconds)
+        self.correct(right=right, also=also or {}, **facts)
+
+    @contextmanager
+    def called(self) -> Iterator[None]:
+        """Around calls to a node: if a rival refuses one, only its turn is lost."""
+        try:
+            yield
+        except Refused as reason:
+            if self.subject == plan.LIBRARY:
+                raise
+            pytest.skip(str(reason))
 
     def time_limit(self) -> bool:
         """Times a limit if it is a limit's turn; says whether it was."""

@@ -557,3 +557,18 @@ def test_an_update_is_stored_before_it_is_answered(tmp_path: Path) -> None:
     with serving(tmp_path) as client:
         assert client.log(sent.inbox_id) == [sent, later]
         assert client.inbox_ids(sent.actions[0].create_inbox.initial_identifier) == [sent.inbox_id]
+
+
+def test_the_log_of_the_database_does_not_grow_for_ever(tmp_path: Path) -> None:
+    """It is copied into the database while messages come in, and begins anew."""
+    group_id, size = new_group(), 256 << 10
+    largest = 0
+    with serving(tmp_path) as client:
+        for number in range(600):
+            client.send(sized_message(group_id, size, number))
+            largest = max(largest, (tmp_path / "node.db3-wal").stat().st_size)
+        assert len(client.messages(group_id)) == 600
+    assert largest < 600 * size / 4
+    assert not (tmp_path / "node.db3-wal").exists(), "when the node has stopped, all is in one file"
+    with serving(tmp_path) as client:
+        assert len(client.messages(group_id)) == 600

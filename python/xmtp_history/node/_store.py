@@ -35,6 +35,7 @@ _SCHEMA_VERSION: Final = 1
 _BATCH: Final = 256
 #: How much is written before SQLite's log is copied into the database.
 _CHECKPOINT_BYTES: Final = 4 << 20
+_PAGE_BYTES: Final = 4096
 _SCHEMA: Final = """
 CREATE TABLE log (
     id INTEGER PRIMARY KEY,
@@ -355,6 +356,7 @@ class Transaction:
         ).fetchall()
         doomed = [(entry_id,) for entry_id, found in rows if found == kind]
         self._connection.executemany("DELETE FROM log WHERE id = ?", doomed)
+        self.written_bytes += _PAGE_BYTES * len(doomed)
         return (rows[-1][0] if rows else after_id), len(rows) == limit
 
     def delete_key_packages(self, *, before_ns: int) -> None:

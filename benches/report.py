@@ -109,6 +109,8 @@ def _parts(page: str) -> dict[str, str]:
 def measure(part: Part, saved: Path) -> int:
     """Runs the benchmarks of a part; returns pytest's exit code."""
     command = [sys.executable, "-m", "pytest", *map(str, part.tests()), "-q", "-p", "no:cacheprovider"]
+    # What takes minutes here is no test that hangs.
+    command += ["-o", "faulthandler_timeout=0"]
     # The settings of the test suite are not for benchmarks: a warning must not cost a run of many minutes.
     command += ["-o", "addopts=", "-o", "pythonpath=benches", "-o", "filterwarnings=default"]
     command += ["--benchmark-enable", "--benchmark-quiet", f"--benchmark-json={saved}"]

@@ -13,12 +13,10 @@ import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support import child
-from xmtp_history._proto import mls_api_pb2 as mls
+from support.node_client import NodeClient, is_serving, private_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
 
 ANY_PORT = ("--port", "0", "--web-port", "0")
 GROUP_ID = bytes(range(16))
-#: An MLSMessage: version, private, group id, epoch, application; then authenticated data, sender data, ciphertext.
-MESSAGE = b"\0\1\0\2\x10" + GROUP_ID + bytes(8) + b"\1\0\0\1x"
+MESSAGE = private_message(GROUP_ID)
 
 
 @dataclass
@@ -73,16 +70,6 @@ def refused(*arguments: str) -> tuple[int, str]:
     return process.returncode, err
 
 
-def channel(url: str) -> grpc.Channel:
-    return grpc.insecure_channel(url.removeprefix("http://"))
-
-
-def is_healthy(url: str) -> bool:
-    with channel(url) as connected:
-        answer = health_pb2_grpc.HealthStub(connected).Check(health_pb2.HealthCheckRequest(), timeout=10)
-    return answer.status == health_pb2.HealthCheckResponse.SERVING
-
-
 def fetch(url: str, body: bytes | None = None) -> bytes:
     with urllib.request.urlopen(url, body, timeout=10) as answer:  # noqa: S310 - a URL of ours
         content: bytes = answer.read()
@@ -90,23 +77,19 @@ def fetch(url: str, body: bytes | None = None) -> bytes:
 
 
 def send(url: str) -> None:
-    message = mls.GroupMessageInput(v1=mls.GroupMessageInput.V1(data=MESSAGE))
-    request = mls.SendGroupMessagesRequest(messages=[message]).SerializeToString()
-    with channel(url) as connected:
-        connected.unary_unary("/xmtp.mls.api.v1.MlsApi/SendGroupMessages")(request, timeout=10)
+    with NodeClient(url) as client:
+        client.send(MESSAGE)
 
 
 def messages(url: str) -> list[tuple[int, bytes]]:
-    request = mls.QueryGroupMessagesRequest(group_id=GROUP_ID).SerializeToString()
-    with channel(url) as connected:
-        answer = connected.unary_unary("/xmtp.mls.api.v1.MlsApi/QueryGroupMessages")(request, timeout=10)
-    return [(m.v1.id, m.v1.data) for m in mls.QueryGroupMessagesResponse.FromString(answer).messages]
+    with NodeClient(url) as client:
+        return [(message.id, message.data) for message in client.messages(GROUP_ID)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_node_runs_until_it_is_stopped(number: signal.Signals) -> None:
     with serving("node", *ANY_PORT) as running:
-        assert is_healthy(running.urls["node_url"])
+        assert is_serving(running.urls["node_url"])
         assert fetch(running.urls["web_url"] + "/healthz") == b""
         assert running.urls["data"] is None
         assert running.stop(number) == (0, "")
@@ -127,7 +110,7 @@ def test_what_a_node_has_is_there_after_the_next_start(tmp_path: Path) -> None:
 def test_up_runs_a_node_and_a_history_server(tmp_path: Path) -> None:
     environment = {"TMPDIR": os.fspath(tmp_path)}
     with serving("up", *ANY_PORT, "--history-server-port", "0", environment=environment) as running:
-        assert is_healthy(running.urls["node_url"])
+        assert is_serving(running.urls["node_url"])
         server = running.urls["history_sync_url"]
         file_id = fetch(f"{server}/upload", b"archive").decode()
         assert fetch(f"{server}/files/{file_id}") == b"archive"
@@ -175,7 +158,7 @@ def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
     arguments = ("node", *ANY_PORT, "--data", os.fspath(tmp_path))
     with serving(*arguments) as running:
         assert refused(*arguments) == (15, f"Error: another node uses {tmp_path}\n")
-        assert is_healthy(running.urls["node_url"])
+        assert is_serving(running.urls["node_url"])
 
 
 def test_foreign_data_is_refused(tmp_path: Path) -> None:

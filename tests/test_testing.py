@@ -9,9 +9,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support import child
+from support.node_client import is_serving
 from xmtp_history.testing import run_local_xmtp
 
 THEIR_TESTS = """
@@ -35,12 +35,6 @@ def test_one(local_xmtp):
 def test_another(local_xmtp):
     use(local_xmtp)
 """
-
-
-def is_serving(url: str) -> bool:
-    with grpc.insecure_channel(url.removeprefix("http://")) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
-    return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_the_fixture_gives_each_test_its_own(tmp_path: Path) -> None:

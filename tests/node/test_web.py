@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from support.node_client import message_input, private_message
 from xmtp_history import LocalNode
 from xmtp_history._proto import identity_api_pb2 as identity
 from xmtp_history._proto import mls_api_pb2 as mls
@@ -56,11 +57,9 @@ def node() -> Iterator[Node]:
 
 
 def message(text: bytes) -> bytes:
-    """A request that sends an MLSMessage: private, of an epoch, application; then three vectors."""
-    data = b"\0\1\0\2\x10" + GROUP_ID + bytes(8) + b"\1\0\0" + bytes([len(text)]) + text
-    return mls.SendGroupMessagesRequest(
-        messages=[mls.GroupMessageInput(v1=mls.GroupMessageInput.V1(data=data))]
-    ).SerializeToString()
+    """A request that sends a message."""
+    sent = message_input(private_message(GROUP_ID, text))
+    return mls.SendGroupMessagesRequest(messages=[sent]).SerializeToString()
 
 
 def frame(body: bytes) -> bytes:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support import child
 from xmtp_history import LocalNode
@@ -714,6 +715,14 @@ def refused(*codes: grpc.StatusCode) -> Iterator[None]:
 
 INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT
 TOO_LARGE: Final = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def is_serving(url: str) -> bool:
+    """Whether a node says of itself that it is well."""
+    with grpc.insecure_channel(url.removeprefix("http://")) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def check_alive(client: NodeClient) -> None:

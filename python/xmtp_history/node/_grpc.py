@@ -43,9 +43,9 @@ def handlers(service: Service) -> grpc.GenericRpcHandler:
 
 def _handler(call: Call) -> Any:
     if call.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(_stream_stream(call))
+        return grpc.stream_stream_rpc_method_handler(_streaming(call))
     if call.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_unary_stream(call))
+        return grpc.unary_stream_rpc_method_handler(_streaming(call))
     return grpc.unary_unary_rpc_method_handler(_unary_unary(call))
 
 
@@ -59,11 +59,13 @@ def _unary_unary(call: Call) -> Any:
     return handle
 
 
-def _unary_stream(call: Call) -> Any:
-    async def handle(data: bytes, context: _Context[Any, Any]) -> AsyncIterator[bytes]:
+def _streaming(call: Call) -> Any:
+    async def handle(received: Any, context: _Context[Any, Any]) -> AsyncIterator[bytes]:
         try:
-            responses = await call.function(call.decode(data))
-            await _send_headers(context)
+            request = _decoded(call, received) if call.client_streaming else call.decode(received)
+            responses = await call.function(request)
+            # Before there is a message: clients wait for the headers (section 0, fact 4).
+            await context.send_initial_metadata((("subscribed", "true"),))
             async for response in responses:
                 yield encode(response)
         except Exception as error:  # noqa: BLE001
@@ -72,23 +74,6 @@ def _unary_stream(call: Call) -> Any:
     return handle
 
 
-def _stream_stream(call: Call) -> Any:
-    async def handle(requests: AsyncIterator[bytes], context: _Context[Any, Any]) -> AsyncIterator[bytes]:
-        async def decoded() -> AsyncIterator[Message]:
-            async for data in requests:
-                yield call.decode(data)
-
-        try:
-            responses = await call.function(decoded())
-            await _send_headers(context)
-            async for response in responses:
-                yield encode(response)
-        except Exception as error:  # noqa: BLE001
-            await context.abort(*status(error))
-
-    return handle
-
-
-async def _send_headers(context: _Context[Any, Any]) -> None:
-    """Sends the headers before there is a message: clients wait for them (section 0, fact 4)."""
-    await context.send_initial_metadata((("subscribed", "true"),))
+async def _decoded(call: Call, requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async for data in requests:
+        yield call.decode(data)

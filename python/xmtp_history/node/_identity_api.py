@@ -9,7 +9,7 @@ from grpc import StatusCode
 from xmtp_history._proto import identity_api_pb2 as pb
 from xmtp_history.node import _associations as associations
 from xmtp_history.node import _topics as topics
-from xmtp_history.node._limits import MAX_RESPONSE_BYTES, check_list
+from xmtp_history.node._limits import ResponseBudget, check_list
 from xmtp_history.node._payloads import is_inbox_id
 from xmtp_history.node._refused import Refused
 from xmtp_history.node._store import MAX_ID, Kind
@@ -47,16 +47,16 @@ class IdentityApi:
         """Every entry of the logs asked for that is later than what the client has."""
         check_list(request.requests, "requests")
         response = pb.GetIdentityUpdatesResponse()
-        budget = MAX_RESPONSE_BYTES
+        budget = ResponseBudget("inboxes")
         for query in request.requests:
             topic = _topic(query.inbox_id)
             answer = response.responses.add(inbox_id=query.inbox_id)
             if query.sequence_id > MAX_ID:
                 continue
-            page = self._store.page(topic, query.sequence_id, descending=False, limit=None, budget=budget)
-            budget -= sum(map(len, page.payloads))
-            if page.next_cursor or budget < 0:
-                raise Refused(StatusCode.RESOURCE_EXHAUSTED, "the answer is too large: ask for fewer inboxes")
+            page = self._store.page(topic, query.sequence_id, descending=False, limit=None, budget=budget.bytes_left)
+            if page.next_cursor:
+                raise budget.refusal()
+            budget.spend(sum(map(len, page.payloads)))
             answer.updates.extend(map(pb.GetIdentityUpdatesResponse.IdentityUpdateLog.FromString, page.payloads))
         return response
 

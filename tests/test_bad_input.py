@@ -273,13 +273,14 @@ def test_an_element_above_the_limit() -> None:
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
+from support.memory import peak_bytes
 from xmtp_history import ArchiveLimitExceeded, ArchiveError, History, verify_archive
 path, store = sys.argv[1:3]
 key = bytes(range(32))
 history = History.open(store, key)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = peak_bytes()
 for read_it in (verify_archive, history.import_archive):
     try:
         read_it(path, key)
@@ -287,7 +288,7 @@ for read_it in (verify_archive, history.import_archive):
     except ArchiveError as error:
         print(type(error).__name__, error.reason, error.element)
 assert history.counts().messages == 0
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
+print(peak_bytes() - peak)
 """
 
 
@@ -295,7 +296,7 @@ def _bounded(tmp_path: Path, payload: bytes) -> tuple[list[str], int]:
     path = tmp_path / "bomb.xmtp"
     path.write_bytes(assemble(NONCE, frame(payload, level=1)))
     *lines, peak = child.run(_BOUNDED, path, tmp_path / "store.db3").splitlines()
-    return lines, int(peak) * 1024
+    return lines, int(peak)
 
 
 def test_an_announced_64_mib_element_of_zeros_costs_no_more_than_that(tmp_path: Path) -> None:

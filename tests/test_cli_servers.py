@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support import child
+from support.command import serving, start
 from support.node_client import NodeClient, is_serving, private_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 ANY_PORT = ("--port", "0", "--web-port", "0")
 GROUP_ID = bytes(range(16))
 MESSAGE = private_message(GROUP_ID)
-
-
-@dataclass
-class Running:
-    """A command that serves."""
-
-    process: subprocess.Popen[str]
-    urls: dict[str, Any]
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
-        self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=child.DEADLINE_SECONDS)
-        return self.process.returncode, err
-
-
-def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "xmtp_history", *arguments],
-        env={**child.environment(), **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@contextlib.contextmanager
-def serving(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[Running]:
-    with start(*arguments, "--json", environment=environment) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, process.communicate()[1]
-            yield Running(process, json.loads(line))
-        finally:
-            process.kill()
 
 
 def refused(*arguments: str) -> tuple[int, str]:

@@ -17,13 +17,15 @@ import xmtp_history
 PACKAGE = Path(xmtp_history.__file__).parent
 
 NAMES = {
-    "ArchiveCorrupted", "ArchiveElement", "ArchiveError", "ArchiveKeyError", "ArchiveLimitExceeded",
-    "ArchiveMetadata", "ArchiveOptions", "ArchiveReader", "ArchiveReport", "ArchiveTruncated", "Consent",
-    "ConsentEntityType", "ConsentState", "ContentError", "ContentType", "Conversation", "ConversationType",
-    "Counts", "DecodedContent", "DeliveryStatus", "History", "HistoryServer", "ImportReport", "InvalidRecord",
-    "InvalidRecords", "LocalNode", "LocalStorage", "MembershipState", "Message", "MessageKind", "NotAnArchive",
-    "Progress", "StoreError", "StoreKeyError", "StoreLocked", "UnsupportedArchiveVersion", "XmtpHistoryError",
-    "__version__", "archive_metadata", "open_archive", "rewrite_archive", "verify_archive",
+    "ArchiveCorrupted", "ArchiveElement", "ArchiveError", "ArchiveExpired", "ArchiveKeyError", "ArchiveLimitExceeded",
+    "ArchiveMetadata", "ArchiveNotFound", "ArchiveOptions", "ArchiveReader", "ArchiveReport", "ArchiveTruncated",
+    "Consent", "ConsentEntityType", "ConsentState", "ContentError", "ContentType", "Conversation", "ConversationType",
+    "Counts", "DecodedContent", "DeliveryStatus", "DownloadedArchive", "History", "HistoryServer", "ImportReport",
+    "InvalidRecord", "InvalidRecords", "LocalNode", "LocalStorage", "MembershipState", "Message", "MessageKind",
+    "NetworkError", "NoHistoryServer", "NotAnArchive", "ObjectStorage", "PayloadTooLarge", "Progress", "ServerLimits",
+    "StoreError", "StoreKeyError", "StoreLocked", "SyncError", "UnsupportedArchiveVersion", "UploadTokens",
+    "UploadedArchive", "XmtpHistoryError", "__version__", "archive_metadata", "delete_archive", "download_archive",
+    "open_archive", "rewrite_archive", "upload_archive", "verify_archive",
 }  # fmt: skip
 
 
@@ -69,6 +71,8 @@ def test_exceptions_travel_between_processes() -> None:
         xmtp_history.ArchiveCorrupted("x", reason="AuthFailed", element=3, offset=4),
         xmtp_history.InvalidRecords("x", records=(record,)),
         xmtp_history.StoreLocked("x"),
+        xmtp_history.PayloadTooLarge("x", status=413),
+        xmtp_history.NetworkError("x", status=503),
     ]
     for error in errors:
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes

@@ -14,15 +14,21 @@ from xmtp_history._archive import (
 from xmtp_history._errors import (
     ArchiveCorrupted,
     ArchiveError,
+    ArchiveExpired,
     ArchiveKeyError,
     ArchiveLimitExceeded,
+    ArchiveNotFound,
     ArchiveTruncated,
     ContentError,
     InvalidRecords,
+    NetworkError,
+    NoHistoryServer,
     NotAnArchive,
+    PayloadTooLarge,
     StoreError,
     StoreKeyError,
     StoreLocked,
+    SyncError,
     UnsupportedArchiveVersion,
     XmtpHistoryError,
 )
@@ -42,25 +48,30 @@ from xmtp_history._types import (
     Counts,
     DecodedContent,
     DeliveryStatus,
+    DownloadedArchive,
     ImportReport,
     InvalidRecord,
     MembershipState,
     Message,
     MessageKind,
     Progress,
+    UploadedArchive,
 )
 
 if TYPE_CHECKING:
     from xmtp_history.node import LocalNode
-    from xmtp_history.server import HistoryServer, LocalStorage
+    from xmtp_history.server import HistoryServer, LocalStorage, ObjectStorage, ServerLimits, UploadTokens
+    from xmtp_history.sync import delete_archive, download_archive, upload_archive
 
 __all__ = [
     "ArchiveCorrupted",
     "ArchiveElement",
     "ArchiveError",
+    "ArchiveExpired",
     "ArchiveKeyError",
     "ArchiveLimitExceeded",
     "ArchiveMetadata",
+    "ArchiveNotFound",
     "ArchiveOptions",
     "ArchiveReader",
     "ArchiveReport",
@@ -75,6 +86,7 @@ __all__ = [
     "Counts",
     "DecodedContent",
     "DeliveryStatus",
+    "DownloadedArchive",
     "History",
     "HistoryServer",
     "ImportReport",
@@ -85,22 +97,43 @@ __all__ = [
     "MembershipState",
     "Message",
     "MessageKind",
+    "NetworkError",
+    "NoHistoryServer",
     "NotAnArchive",
+    "ObjectStorage",
+    "PayloadTooLarge",
     "Progress",
+    "ServerLimits",
     "StoreError",
     "StoreKeyError",
     "StoreLocked",
+    "SyncError",
     "UnsupportedArchiveVersion",
+    "UploadTokens",
+    "UploadedArchive",
     "XmtpHistoryError",
     "__version__",
     "archive_metadata",
+    "delete_archive",
+    "download_archive",
     "open_archive",
     "rewrite_archive",
+    "upload_archive",
     "verify_archive",
 ]
 
-#: What needs gRPC or an HTTP server is loaded when it is asked for.
-_LAZY = {"HistoryServer": "server", "LocalNode": "node", "LocalStorage": "server"}
+#: What needs gRPC or HTTP is loaded when it is asked for.
+_LAZY = {
+    "HistoryServer": "server",
+    "LocalNode": "node",
+    "LocalStorage": "server",
+    "ObjectStorage": "server",
+    "ServerLimits": "server",
+    "UploadTokens": "server",
+    "delete_archive": "sync",
+    "download_archive": "sync",
+    "upload_archive": "sync",
+}
 
 # Users see where a name is to be imported from, not where it happens to be defined.
 for _name in __all__:

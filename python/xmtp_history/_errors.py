@@ -12,10 +12,16 @@
     ├── StoreError                      something is wrong with a history store
     │   ├── StoreKeyError               the key does not open it (also a ValueError)
     │   └── StoreLocked                 somebody else is writing to it for too long
+    ├── SyncError                       a history server refuses, or does not do what it should
+    │   ├── NoHistoryServer             there is none at the URL
+    │   ├── ArchiveNotFound             the server does not have the archive
+    │   ├── ArchiveExpired              the server does not have it any more
+    │   └── PayloadTooLarge             it is larger than the server or the caller allows
+    ├── NetworkError                    a server cannot be reached, or keeps failing: try again later
     └── ContentError                    a message's content cannot be decoded
 
 Plain Python exceptions are used where they fit: ``FileNotFoundError`` and other ``OSError`` for files, ``TypeError`` and
-``ValueError`` for arguments. No exception carries a key or message content.
+``ValueError`` for arguments. No exception carries a key, a token, the whole id of a file on a server, or message content.
 """
 
 from __future__ import annotations
@@ -101,6 +107,46 @@ class StoreKeyError(StoreError, ValueError):
 
 class StoreLocked(StoreError):
     """Another writer holds the store for longer than the time allowed."""
+
+
+class SyncError(XmtpHistoryError):
+    """A history server refuses a request, or answers what no history server should; trying again does not help.
+
+    Attributes:
+        status: the HTTP status that says so, or None: 401 or 403 ask for another token, 507 for room on the server.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NoHistoryServer(SyncError):
+    """What answers at the URL is not a history server: check the URL."""
+
+
+class ArchiveNotFound(SyncError):
+    """The history server does not have the archive: ask for it to be sent again."""
+
+
+class ArchiveExpired(SyncError):
+    """The history server does not have the archive any more: ask for it to be sent again, and fetch it sooner."""
+
+
+class PayloadTooLarge(SyncError):
+    """An archive is larger than the server takes, or than the caller allows: leave something out, or raise the limit."""
+
+
+class NetworkError(XmtpHistoryError):
+    """A server cannot be reached, the connection keeps breaking, or the server keeps failing: try again later.
+
+    Attributes:
+        status: the HTTP status of the last failure, or None where there was no answer.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ContentError(XmtpHistoryError, ValueError):

@@ -308,14 +308,46 @@ class ImportReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an import or export is.
+class UploadedArchive:
+    """An archive that is on a history server now.
 
     Attributes:
-        phase: ``"import"``, ``"export"``, ``"verify"`` or ``"rewrite"``.
-        done: records handled so far.
+        url: where it can be fetched, by everybody who knows the URL. A user and password in the server's URL are left out.
+        size: its size in bytes.
+        sha256: its SHA-256 in hexadecimal.
+        delete_capability: with it the archive can be deleted before it expires; None if the server gave none.
+    """
+
+    url: str
+    size: int
+    sha256: str
+    delete_capability: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadedArchive:
+    """An archive that was fetched from a history server.
+
+    Attributes:
+        size: its size in bytes.
+        sha256: its SHA-256 in hexadecimal.
+        verified: whether the server had named that SHA-256. Without it, what is damaged shows when the archive is opened.
+    """
+
+    size: int
+    sha256: str
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an operation is.
+
+    Attributes:
+        phase: ``"import"``, ``"export"``, ``"verify"``, ``"rewrite"``, ``"upload"`` or ``"download"``.
+        done: records handled so far; always 0 in an upload or download, to which an archive is only bytes.
         total: records expected, or None where that is not known.
-        bytes_done: archive bytes read or written so far.
+        bytes_done: archive bytes read or written so far; goes back where an upload has to send some again.
         bytes_total: archive bytes expected, or None where that is not known.
     """
 

@@ -17,10 +17,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from xmtp_history.node import LocalNode
-from xmtp_history.server import HistoryServer, LocalStorage
+from xmtp_history.server import HistoryServer, LocalStorage, ServerLimits
 
 if TYPE_CHECKING:
     import os
@@ -60,12 +60,29 @@ def run_local_xmtp(
     """
     with contextlib.ExitStack() as stack:
         files = Path(stack.enter_context(TemporaryDirectory(prefix="xmtp-")) if path is None else path)
-        loop = stack.enter_context(_loop_on_a_thread())
-        server = HistoryServer(LocalStorage(files / "archives"), port=history_server_port)
+        # A test is over when it is over: nobody waits for what it left running.
+        limits = ServerLimits(shutdown_seconds=1.0)
+        server = HistoryServer(LocalStorage(files / "archives"), port=history_server_port, limits=limits)
         node = LocalNode(None if path is None else files / "node", port=node_port)
-        for service in (server, node):
-            stack.enter_context(_running(service, loop))
+        stack.enter_context(_running(server, node))
         yield LocalXmtp(node.url, server.url)
+
+
+class _Service(Protocol):
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+@contextlib.contextmanager
+def _running(*services: _Service) -> Iterator[None]:
+    """Runs services one after the other on a thread of their own."""
+    with contextlib.ExitStack() as stack:
+        loop = stack.enter_context(_loop_on_a_thread())
+        for service in services:
+            _call(loop, service.start())
+            stack.callback(_end, loop, service)
+        yield
 
 
 @contextlib.contextmanager
@@ -82,13 +99,8 @@ def _loop_on_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-@contextlib.contextmanager
-def _running(service: HistoryServer | LocalNode, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    _call(loop, service.start())
-    try:
-        yield
-    finally:
-        _call(loop, service.aclose())
+def _end(loop: asyncio.AbstractEventLoop, service: _Service) -> None:
+    _call(loop, service.aclose())
 
 
 def _call(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from interop.account import Installation, User
+from interop.devices import Talk, talk_of
 from interop.proxy import Proxy, running_proxy
 from interop.world import KEY, TEXTS, World
 from xmtp_history.testing import LocalXmtp, run_local_xmtp
@@ -49,6 +50,21 @@ def start(node: LocalXmtp, tmp_path: Path) -> Iterator[Start]:
             return stack.enter_context(user.start(db, device_sync=device_sync))
 
         yield started
+
+
+@pytest.fixture
+def talk(start: Start) -> Talk:
+    return talk_of(start("alice", device_sync=True), start("bob"))
+
+
+@pytest.fixture
+def second(talk: Talk, start: Start) -> Installation:
+    """An installation that did not exist when the messages were sent."""
+    second = start("alice", "second", device_sync=True)
+    assert second.do("inbox_id") == talk.first.do("inbox_id")
+    second.do("sync")
+    assert second.do("listing") == {}
+    return second
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pytest
 
 from interop.account import Installation
 from interop.conftest import Start
+from interop.devices import DEADLINE_SECONDS, sync_until
 from xmtp_history.testing import LocalXmtp, run_local_xmtp
-
-DEADLINE_SECONDS = 30
 
 
 class Xmtp:
@@ -75,11 +73,7 @@ def test_everything_survives_restarts(xmtp: Xmtp, start: Start) -> None:
     second.do("request_archive", xmtp.urls.history_sync_url)
     xmtp.restart()
     before = _texts(first, group)
-    end = time.monotonic() + DEADLINE_SECONDS
-    while group not in second.do("listing") or len(second.do("texts", group)) < len(before):
-        assert time.monotonic() < end, "the archive does not arrive"
-        for device in (first, second):
-            device.do("sync_devices")
+    sync_until(lambda: group in second.do("listing") and len(second.do("texts", group)) == len(before), first, second)
     assert second.do("texts", group) == before == ["from alice", "from bob", "to the stream"]
     assert second.do("texts", dm) == ["from alice", "from bob"]
     assert second.do("get_consent", "inbox", bob_inbox) == "denied"

@@ -14,7 +14,6 @@ import random
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -909,6 +908,7 @@ def serving(path: str | os.PathLike[str] | None = None, **options: Any) -> Itera
 
 _NODE: Final = """
 import asyncio, resource, signal, sys
+from support.memory import peak_bytes
 from xmtp_history import LocalNode
 
 async def main():
@@ -920,7 +920,7 @@ async def main():
                 resource.setrlimit(resource.RLIMIT_FSIZE, (int(line[1]) if line[1] != "none" else hard, hard))
             elif line[0] == "exit":
                 sys.exit(0)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+            print(peak_bytes(), flush=True)
 
 asyncio.run(main())
 """
@@ -954,7 +954,7 @@ class NodeProcess:
 
     def greatest_size(self) -> int:
         """The most memory that it ever had, in bytes."""
-        return int(self._tell("size")) * (1 if sys.platform == "darwin" else 1024)
+        return int(self._tell("size"))
 
     def limit_files(self, size: int | None) -> None:
         """Makes writing beyond a size of file fail, as on a full disk; None ends that."""

@@ -11,18 +11,28 @@ import click
 
 from xmtp_history import (
     ArchiveCorrupted,
+    ArchiveExpired,
     ArchiveKeyError,
     ArchiveLimitExceeded,
+    ArchiveNotFound,
     ArchiveTruncated,
     InvalidRecords,
+    NetworkError,
     NotAnArchive,
     StoreKeyError,
     StoreLocked,
+    SyncError,
     UnsupportedArchiveVersion,
     XmtpHistoryError,
     __version__,
 )
-from xmtp_history.cli import _read_commands, _server_commands, _write_commands
+from xmtp_history.cli import (
+    _read_commands,
+    _serve_command,
+    _server_commands,
+    _transfer_commands,
+    _write_commands,
+)
 from xmtp_history.cli._keys import KeyProblem
 from xmtp_history.cli._output import print_line
 
@@ -39,6 +49,8 @@ EXIT_CODES: dict[type[BaseException], int] = {
     XmtpHistoryError: 1,
     OSError: 1,
     FileNotFoundError: 10,
+    ArchiveNotFound: 10,
+    ArchiveExpired: 10,
     NotAnArchive: 11,
     UnsupportedArchiveVersion: 11,
     KeyProblem: 12,
@@ -50,6 +62,8 @@ EXIT_CODES: dict[type[BaseException], int] = {
     InvalidRecords: 14,
     StoreLocked: 15,
     FileExistsError: 16,
+    NetworkError: 17,
+    SyncError: 18,
     KeyboardInterrupt: 130,
     BrokenPipeError: 141,
     Terminated: 143,
@@ -76,14 +90,20 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="xmtp-history %(version)s")
 def cli() -> None:
-    """Read, verify, import and export XMTP archives, and run a local XMTP.
+    """Read, verify, import, export and transfer XMTP archives, and run a local XMTP.
 
     Keys come from a file or from the environment, never from the command line: XMTP_ARCHIVE_KEY for an archive,
     XMTP_DB_ENCRYPTION_KEY for a history store. "-" as ARCHIVE reads standard input.
     """
 
 
-for _command in (*_read_commands.COMMANDS, *_write_commands.COMMANDS, *_server_commands.COMMANDS):
+for _command in (
+    *_read_commands.COMMANDS,
+    *_write_commands.COMMANDS,
+    *_transfer_commands.COMMANDS,
+    *_server_commands.COMMANDS,
+    *_serve_command.COMMANDS,
+):
     cli.add_command(_command)
 
 

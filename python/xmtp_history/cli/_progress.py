@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 # Below this nobody waits, and loading the drawing library would take longer than the work.
 _SHOW_AFTER_SECONDS = 0.5
 
-_PHASES = {"import": "Importing", "export": "Exporting", "verify": "Verifying", "rewrite": "Rewriting"}
+_PHASES = {
+    "import": "Importing",
+    "export": "Exporting",
+    "verify": "Verifying",
+    "rewrite": "Rewriting",
+    "upload": "Uploading",
+    "download": "Downloading",
+}
+# They know nothing of records.
+_TRANSFERS = ("upload", "download")
 
 
 class ProgressBar:
@@ -45,15 +54,16 @@ class ProgressBar:
             return
         if self._bar is None or self._task is None:
             self._bar = _new_bar()
-            self._task = self._bar.add_task(_PHASES.get(state.phase, state.phase), records="")
+            self._task = self._bar.add_task(_PHASES.get(state.phase, state.phase), total=None, records="")
             self._bar.start()
         # Bytes where their total is known (an archive that is read), records otherwise (a store that is exported).
-        by_bytes = state.bytes_total is not None
+        transfer = state.phase in _TRANSFERS
+        by_bytes = transfer or state.bytes_total is not None
         self._bar.update(
             self._task,
             completed=state.bytes_done if by_bytes else state.done,
             total=state.bytes_total if by_bytes else state.total,
-            records=f"{state.done:,} records",
+            records=f"{state.bytes_done / 1e6:,.1f} MB" if transfer else f"{state.done:,} records",
         )
 
 

@@ -105,11 +105,13 @@ def up(
     whoever reaches the ports can use them.
     """
     _keep_grpc_quiet()
-    from xmtp_history import HistoryServer, LocalNode, LocalStorage
+    from xmtp_history import HistoryServer, LocalNode, LocalStorage, ServerLimits
 
     with contextlib.ExitStack() as stack:
         kept = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xmtp-history-")))
-        server = HistoryServer(LocalStorage(kept / "archives"), host=host, port=history_server_port)
+        # Everybody is the same client here, and whoever stops it does not want to wait.
+        limits = ServerLimits(max_uploads_per_client=1_000, uploads_per_minute=None, shutdown_seconds=5.0)
+        server = HistoryServer(LocalStorage(kept / "archives"), host=host, port=history_server_port, limits=limits)
         running = LocalNode(
             data and data / "node",
             host=host,

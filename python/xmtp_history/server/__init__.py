@@ -4,16 +4,19 @@
         print(server.url)
         await asyncio.Event().wait()
 
-``_server`` listens and closes, ``_http`` answers requests, ``_cors`` lets browsers in, ``_ids`` reads the ids in paths and
-``_storage`` keeps the files; it knows nothing of HTTP. To the server an archive is opaque bytes, and whoever knows its id
-may fetch it.
+To the server an archive is opaque bytes, and whoever knows its id may fetch it. ``_server`` starts and stops, ``_listener``
+keeps connections in bounds, ``_http`` finds out what a request is about, and ``_uploads``, ``_tus`` and ``_downloads``
+answer it; they share what ``_exchange`` lists. ``storage`` keeps the files and knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
+from xmtp_history.server._access import UploadTokens
+from xmtp_history.server._limits import ServerLimits
 from xmtp_history.server._server import HistoryServer
-from xmtp_history.server._storage import LocalStorage
+from xmtp_history.server.storage import LocalStorage, ObjectStorage
 
-__all__ = ["HistoryServer", "LocalStorage"]
+__all__ = ["HistoryServer", "LocalStorage", "ObjectStorage", "ServerLimits", "UploadTokens"]
 
-HistoryServer.__module__ = LocalStorage.__module__ = "xmtp_history"
+HistoryServer.__module__ = LocalStorage.__module__ = ObjectStorage.__module__ = "xmtp_history"
+ServerLimits.__module__ = UploadTokens.__module__ = "xmtp_history"

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 #: What scripts may read of an answer, beyond what they always may.
-_EXPOSED = "Location, ETag, Content-Range, Accept-Ranges, Retry-After"
+_EXPOSED = (
+    "Location, Content-Location, ETag, Content-Range, Accept-Ranges, Retry-After, Delete-Capability, Tus-Resumable, "
+    "Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, Upload-Offset, Upload-Length, Upload-Defer-Length, "
+    "Upload-Metadata, Upload-Expires, Upload-Limit"
+)
 _VARY = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 _MAX_AGE = "3600"
 

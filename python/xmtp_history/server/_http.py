@@ -1,92 +1,80 @@
-"""What the server answers. Knows HTTP and the interface of a storage, nothing of sockets, files or other storages."""
+"""What the server answers: which resource a path means, and how every answer ends up."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import json
 import logging
 import re
-import uuid
+import time
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
-from xmtp_history.server import _cors
-from xmtp_history.server._ids import parse_id
+from xmtp_history.server import _cors, _uploads
+from xmtp_history.server import _problems as problems
+from xmtp_history.server._access import shown_token
+from xmtp_history.server._downloads import Downloads
+from xmtp_history.server._exchange import Exchange
+from xmtp_history.server._limits import client_key
+from xmtp_history.server._problems import Refused
+from xmtp_history.server._tus import OVERRIDE, VERSION, Tus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from aiohttp import StreamReader
+    from xmtp_history.server._body import Body
+    from xmtp_history.server._exchange import House
 
-    from xmtp_history.server._storage import Storage, Upload
+_Handler: TypeAlias = "Callable[[Exchange], Awaitable[web.StreamResponse]]"
 
-#: Bytes of a body taken at a time, and gathered before they are written: clients send chunks of 4 KiB.
-READ_BYTES = 16 * 1024
-GATHER_BYTES = 64 * 1024
+#: An id of a resumable upload.
+_UPLOAD_ID = re.compile("[0-9a-f]{32}", re.ASCII)
+_TOKEN = re.compile(r"/t/([^/]+)(/.*)", re.ASCII)
 
-#: Longest time without a byte of a body, seconds. It also ends a body with a broken chunk in the middle, where the compiled
-#: parser of aiohttp falls silent.
-_IDLE_SECONDS = 30.0
-
-#: What a client is told to wait before it tries again, seconds.
-_RETRY_SECONDS = "5"
-
-_FILE_HEADERS = {
-    hdrs.CONTENT_TYPE: "application/octet-stream",
-    hdrs.CONTENT_DISPOSITION: "attachment",
-    hdrs.CACHE_CONTROL: "private, no-transform",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-#: Only more room helps.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: How long the storage is taken to be ready, or not, after it was looked at, seconds.
+_READY_SECONDS = 5.0
 
 _logger = logging.getLogger("xmtp_history.server")
-
-_Handler: TypeAlias = "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]"
-
-
-class _Refused(Exception):
-    """The request gets an error for an answer."""
-
-    def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = headers or {}
+_requests = logging.getLogger("xmtp_history.server.requests")
 
 
 class Service:
-    """Answers requests from a storage."""
+    """Answers requests."""
 
-    def __init__(self, storage: Storage, max_file_bytes: int | None) -> None:
-        self._storage = storage
-        self._max_file_bytes = max_file_bytes
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._tus = Tus(house)
+        self._downloads = Downloads(house)
         self._draining = False
         self._running: set[asyncio.Task[object]] = set()
+        self._ready = False
+        self._ready_at = float("-inf")
+        self._probing = asyncio.Lock()
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    @property
+    def downloads(self) -> Downloads:
+        """The downloads that are going on."""
+        return self._downloads
+
+    async def answer(self, request: web.BaseRequest, body: Body) -> web.StreamResponse:
         """The answer to a request, whatever happens."""
         task = asyncio.current_task()
         if task is not None:
             # The task goes on after this method, until the answer is sent.
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+        exchange = Exchange(request, body, request.method)
+        status: int | None = None
         try:
-            response = await self._route(request)
-        except _Refused as refused:
-            response = _problem(request, refused)
-        except Exception:
-            _logger.exception("a request failed")
-            response = _problem(request, _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server is at fault."))
-        _cors.allow(request, response)
+            response = await self._answer(exchange)
+            status = response.status
+        finally:
+            self._note(exchange, status)
+        if not response.prepared:
+            exchange.dress(response)
         return response
 
     async def drain(self, seconds: float) -> None:
@@ -100,160 +88,157 @@ class Service:
         if late:
             await asyncio.wait(late)
 
-    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def ready(self) -> bool:
+        """Whether uploads and downloads would work now."""
         if self._draining:
-            raise _unavailable("The server is closing.")
+            return False
+        async with self._probing:
+            clock = asyncio.get_running_loop().time
+            if clock() - self._ready_at >= _READY_SECONDS:
+                try:
+                    with self._house.metrics.storage("probe"):
+                        async with asyncio.timeout(_READY_SECONDS):
+                            await self._house.storage.probe()
+                    self._ready = True
+                except (OSError, TimeoutError) as error:
+                    self._ready = False
+                    _logger.error("the storage is not ready: %s", problems.cause(error))  # noqa: TRY400 - enough
+                self._ready_at = clock()
+        return self._ready
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._route(exchange)
+        except Refused as refused:
+            if not exchange.body.done:
+                exchange.aborted = refused.kind
+            return self._refuse(exchange, refused)
+        except OSError as error:
+            return self._refuse(exchange, problems.storage_failed(error))
+        except asyncio.CancelledError:
+            exchange.aborted = "shutdown"
+            raise
+        except Exception:
+            _logger.exception("a request failed")
+            return self._refuse(exchange, problems.internal())
+
+    @staticmethod
+    def _refuse(exchange: Exchange, refused: Refused) -> web.Response:
+        response = problems.answer(refused)
+        if VERSION in exchange.request.headers or exchange.route == "resumable":
+            response.headers[VERSION] = "1.0.0"
+        return response
+
+    async def _route(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
+        if not request.content.is_eof():
+            # aiohttp understood what _framing did not.
+            raise problems.bad_request("Say in one way only how long the body is.")
+        if self._draining:
+            raise problems.unavailable("stopping", "The server is stopping.")
         if _cors.is_preflight(request):
             return _cors.preflight(request)
-        handlers = self._handlers(request.rel_url.raw_path)
-        if handlers is None:
-            raise _not_found()
-        handler = handlers.get(request.method)
+        path = self._enter(exchange)
+        exchange.route, handlers = self._handlers(path)
+        if not handlers:
+            raise problems.not_found()
+        if exchange.route == "resumable":
+            exchange.method = request.headers.get(OVERRIDE, exchange.method)
+        handler = handlers.get(exchange.method)
         if handler is None:
             methods = ", ".join(handlers)
-            raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"Use {methods}.", {hdrs.ALLOW: methods})
-        try:
-            return await handler(request)
-        except OSError as error:
-            raise _storage_failed(error) from error
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "method", f"Use {methods}.", {hdrs.ALLOW: methods})
+        return await handler(exchange)
 
-    def _handlers(self, path: str) -> dict[str, _Handler] | None:
-        """The methods of a resource, or None if there is no such resource."""
+    def _enter(self, exchange: Exchange) -> str:
+        """The path below prefix and token; notes what stood before it, and whose request it is."""
+        policy, request = self._house.policy, exchange.request
+        exchange.client = client_key(policy.proxies.client(request))
         # A server URL that ends in a slash makes clients ask for "//upload".
-        path = re.sub("/{2,}", "/", path)
-        if path == "/":
-            return {hdrs.METH_GET: _health}
-        if path == "/upload":
-            return {hdrs.METH_POST: self._upload}
+        path = re.sub("/{2,}", "/", request.rel_url.raw_path)
+        if policy.prefix:
+            if path == policy.prefix:
+                path += "/"
+            if not path.startswith(policy.prefix + "/"):
+                raise problems.not_found()
+            exchange.before = policy.prefix
+            path = path.removeprefix(policy.prefix)
+        token = None
+        if policy.tokens is not None and (found := _TOKEN.fullmatch(path)):
+            exchange.before += f"/t/{found[1]}"
+            token, path = unquote(found[1]), found[2]
+        guarded = path == "/upload" or (policy.token_for_downloads and path.startswith("/files/"))
+        if policy.tokens is not None and guarded and exchange.method != hdrs.METH_OPTIONS:
+            exchange.client = f"token {policy.tokens.check(shown_token(request, token))}"
+        return path
+
+    def _handlers(self, path: str) -> tuple[str, dict[str, _Handler]]:
+        """The name of a resource, and what its methods do. Nothing: there is no such resource."""
+        fixed: dict[str, tuple[str, dict[str, _Handler]]] = {
+            "/": ("health", {hdrs.METH_GET: _alive}),
+            "/healthz": ("health", {hdrs.METH_GET: _alive, hdrs.METH_HEAD: _alive}),
+            "/readyz": ("ready", {hdrs.METH_GET: self._readiness, hdrs.METH_HEAD: self._readiness}),
+            "/upload": ("upload", {hdrs.METH_POST: self._post, hdrs.METH_OPTIONS: self._options}),
+        }
+        if path in fixed:
+            return fixed[path]
         folder, _, name = path.rpartition("/")
+        if folder == "/upload" and _UPLOAD_ID.fullmatch(name):
+            return "resumable", {
+                hdrs.METH_HEAD: partial(self._tus.head, upload_id=name),
+                hdrs.METH_PATCH: partial(self._tus.patch, upload_id=name),
+                hdrs.METH_DELETE: partial(self._tus.delete, upload_id=name),
+                hdrs.METH_OPTIONS: self._options,
+            }
         if folder == "/files" and name:
-            download = partial(self._download, unquote(name))
-            return {hdrs.METH_GET: download, hdrs.METH_HEAD: download}
-        return None
+            get = partial(self._downloads.get, name=name)
+            delete = partial(self._downloads.delete, name=name)
+            return "file", {hdrs.METH_GET: get, hdrs.METH_HEAD: get, hdrs.METH_DELETE: delete}
+        return "other", {}
 
-    async def _upload(self, request: web.BaseRequest) -> web.StreamResponse:
-        length = request.content_length
-        if length is not None:
-            self._check_size(length)
-        await _invite_body(request)
-        upload = self._storage.create()
-        try:
-            await self._receive(request.content, length, upload)
-            file_id = uuid.uuid4()
-            await upload.commit(file_id)
-        except BaseException:
-            # Goes on to the end even if this task is cancelled once more.
-            await asyncio.shield(_abort(upload))
-            raise
-        # Clients take the body as it is for the id: nothing may stand beside it.
-        return web.Response(
-            body=str(file_id).encode(),
-            content_type="text/plain",
-            headers={hdrs.LOCATION: f"/files/{file_id}"},
-        )
+    async def _post(self, exchange: Exchange) -> web.StreamResponse:
+        if VERSION in exchange.request.headers:
+            exchange.route = "resumable"
+            return await self._tus.create(exchange)
+        return await _uploads.upload(self._house, exchange)
 
-    async def _receive(self, content: StreamReader, length: int | None, upload: Upload) -> None:
-        """Writes the whole body; returns only if it ended as HTTP says that a body ends."""
-        received = 0
-        gathered = bytearray()
-        while data := await _read(content):
-            received += len(data)
-            self._check_size(received)
-            gathered += data
-            if len(gathered) >= GATHER_BYTES:
-                await upload.write(gathered)
-                # A new one: after a cancellation a thread may still be writing the old one.
-                gathered = bytearray()
-        if length is not None and received != length:
-            raise _broken_body()
-        if gathered:
-            await upload.write(gathered)
+    async def _options(self, exchange: Exchange) -> web.StreamResponse:
+        return self._tus.options(exchange)
 
-    def _check_size(self, size: int) -> None:
-        if self._max_file_bytes is not None and size > self._max_file_bytes:
-            detail = f"A file may have at most {self._max_file_bytes} bytes."
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    async def _readiness(self, _exchange: Exchange) -> web.StreamResponse:
+        if not await self.ready():
+            raise problems.unavailable("not-ready", "The storage does not work.")
+        return web.Response()
 
-    async def _download(self, name: str, _request: web.BaseRequest) -> web.StreamResponse:
-        file_id = parse_id(name)
-        stored = None if file_id is None else await self._storage.open(file_id)
-        if stored is None:
-            raise _not_found()
-        return web.FileResponse(stored.path, chunk_size=GATHER_BYTES, headers=_FILE_HEADERS)
+    def _note(self, exchange: Exchange, status: int | None) -> None:
+        """Counts a request, and logs it: its kind, never its path, for ids are secrets."""
+        metrics = self._house.metrics
+        seconds = time.perf_counter() - exchange.began
+        method = exchange.method if exchange.method in _METHODS else "other"
+        metrics.requests.labels(exchange.route, method, status or "none").inc()
+        metrics.seconds.labels(exchange.route).observe(seconds)
+        metrics.received.inc(exchange.body.received)
+        metrics.sent.inc(exchange.sent)
+        if exchange.aborted is not None:
+            metrics.aborted.labels(exchange.route, exchange.aborted).inc()
+        if _requests.isEnabledFor(logging.INFO):
+            fields = {
+                "request": exchange.request_id,
+                "route": exchange.route,
+                "method": method,
+                "status": status,
+                "id": exchange.short_id,
+                "received": exchange.body.received,
+                "sent": exchange.sent,
+                "seconds": round(seconds, 6),
+                "aborted": exchange.aborted,
+            }
+            text = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+            _requests.info("%s", text, extra={"fields": fields})
 
 
-async def _health(_request: web.BaseRequest) -> web.StreamResponse:
+_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
+
+
+async def _alive(_exchange: Exchange) -> web.StreamResponse:
     return web.Response()
-
-
-async def _invite_body(request: web.BaseRequest) -> None:
-    """Sends for the body, if the client waits to be told that it is welcome."""
-    if request.version == HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        try:
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        except ConnectionError:
-            raise _broken_body() from None
-        # The answer itself has not begun.
-        request.writer.output_size = 0
-
-
-async def _read(content: StreamReader) -> bytes:
-    """The next piece of a body, nothing at its proper end.
-
-    Raises:
-        _Refused: it ended otherwise, or does not go on.
-    """
-    try:
-        async with asyncio.timeout(_IDLE_SECONDS):
-            return await content.read(READ_BYTES)
-    except TimeoutError:
-        raise _Refused(HTTPStatus.REQUEST_TIMEOUT, f"Nothing arrived for {_IDLE_SECONDS:.0f} seconds.") from None
-    except (ConnectionError, RuntimeError, web.RequestPayloadError):
-        # The client went away (RuntimeError: before the first byte was asked for), or broke the rules of chunks.
-        raise _broken_body() from None
-
-
-async def _abort(upload: Upload) -> None:
-    try:
-        await upload.abort()
-    except OSError as error:
-        _logger.warning("an unfinished upload could not be removed: %s", _cause(error))
-
-
-def _problem(request: web.BaseRequest, refused: _Refused) -> web.Response:
-    described = {"title": refused.status.phrase, "status": refused.status, "detail": refused.detail}
-    response = web.Response(
-        status=refused.status,
-        body=json.dumps(described).encode(),
-        content_type="application/problem+json",
-        # An id that is not there yet must not be missing from caches later.
-        headers={hdrs.CACHE_CONTROL: "no-store", **refused.headers},
-    )
-    if not request.content.is_eof():
-        # aiohttp reads on for a while before it closes, so that the answer is not lost to a reset.
-        response.force_close()
-    return response
-
-
-def _not_found() -> _Refused:
-    return _Refused(HTTPStatus.NOT_FOUND, "There is nothing here.")
-
-
-def _broken_body() -> _Refused:
-    return _Refused(HTTPStatus.BAD_REQUEST, "The body is not complete.")
-
-
-def _unavailable(detail: str) -> _Refused:
-    return _Refused(HTTPStatus.SERVICE_UNAVAILABLE, detail, {hdrs.RETRY_AFTER: _RETRY_SECONDS})
-
-
-def _storage_failed(error: OSError) -> _Refused:
-    _logger.error("the storage failed: %s", _cause(error))
-    if error.errno in _NO_ROOM:
-        return _Refused(HTTPStatus.INSUFFICIENT_STORAGE, "There is no room for the file.")
-    return _unavailable("The storage does not work at the moment.")
-
-
-def _cause(error: OSError) -> str:
-    """What went wrong, without the path: it can end in a file's id, and who reads logs is not to learn ids."""
-    return error.strerror or type(error).__name__

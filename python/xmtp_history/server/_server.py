@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from aiohttp import http_exceptions, web
+from aiohttp import hdrs, web
 
-from xmtp_history.server._http import READ_BYTES, Service
+from xmtp_history.server import _body
+from xmtp_history.server._access import Proxies
+from xmtp_history.server._clock import Clock
+from xmtp_history.server._exchange import House, Policy
+from xmtp_history.server._http import Service
+from xmtp_history.server._limits import Admission, Ledger, ServerLimits
+from xmtp_history.server._listener import Listener
+from xmtp_history.server._metrics import Metrics
+from xmtp_history.server._retention import Sweeper
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
-    from xmtp_history.server._storage import Storage
-
-#: Most bytes taken from a socket at once. With what waits in the two buffers after it, an upload stays below 256 KiB.
-_RECEIVE_BYTES = 64 * 1024
-
-#: How long running transfers may go on when the server closes, seconds.
-_GRACE_SECONDS = 5.0
-
-#: How long a body is read on and thrown away after an answer that did not wait for it, seconds.
-_LINGER_SECONDS = 2.0
-
-_KEEP_ALIVE_SECONDS = 60.0
+    from xmtp_history.server._access import UploadTokens
+    from xmtp_history.server.storage import Storage
 
 #: How long connections that nobody is to be answered on any more have to close by themselves, seconds.
 _CLOSE_SECONDS = 0.1
 
-#: Longest request line, bytes: nonsense in place of an id gets the 404 that all nonsense gets, within reason.
-_MAX_LINE_BYTES = 16 * 1024
+_BACKLOG = 1_024
 
 
 class HistoryServer:
     """A history server on one port, best used in an ``async with`` block.
 
-    Uploads are anonymous. The server speaks plain HTTP: put a proxy with TLS before it where strangers listen.
+    It speaks plain HTTP: put a proxy with TLS before it where strangers listen.
 
     Args:
         storage: where the files are kept.
         host: the address to listen on; by default only this machine can connect.
         port: the port to listen on; 0 picks a free one.
-        max_file_bytes: larger uploads are refused; None accepts every size.
+        limits: sizes, rates and times that clients have to keep.
+        retention_seconds: age at which files expire, counted from the end of their upload; None keeps them for ever.
+        resumable_seconds: age at which resumable uploads expire that were not finished.
+        sweep_seconds: how often what has expired is deleted; it is not served in between either.
+        delete_after_download: delete a file after its first complete download.
+        upload_tokens: tokens of which an upload has to show one; None: anybody may upload.
+        token_for_downloads: whether downloads have to show one too.
+        trusted_proxies: addresses or networks whose ``X-Forwarded-For`` is believed.
+        prefix: path below which everything is served, for a proxy that hands on a part of its paths.
+        metrics_port: port for ``/metrics``, ``/healthz`` and ``/readyz``; 0 picks a free one, None opens none.
+        metrics_host: the address of that port.
+
+    Raises:
+        ValueError: an argument makes no sense.
     """
 
     def __init__(
@@ -52,16 +63,47 @@ class HistoryServer:
         *,
         host: str = "127.0.0.1",
         port: int = 5558,
-        max_file_bytes: int | None = None,
+        limits: ServerLimits | None = None,
+        retention_seconds: float | None = 7 * 86_400.0,
+        resumable_seconds: float = 86_400.0,
+        sweep_seconds: float = 300.0,
+        delete_after_download: bool = False,
+        upload_tokens: UploadTokens | None = None,
+        token_for_downloads: bool = False,
+        trusted_proxies: Iterable[str] = (),
+        prefix: str = "",
+        metrics_port: int | None = None,
+        metrics_host: str = "127.0.0.1",
     ) -> None:
-        if max_file_bytes is not None and max_file_bytes < 0:
-            raise ValueError("max_file_bytes must not be negative")
+        for name, value in (
+            ("retention_seconds", retention_seconds),
+            ("resumable_seconds", resumable_seconds),
+            ("sweep_seconds", sweep_seconds),
+        ):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive")
+        if token_for_downloads and upload_tokens is None:
+            raise ValueError("token_for_downloads needs upload_tokens")
+        prefix = prefix.rstrip("/")
+        if prefix and not prefix.startswith("/"):
+            raise ValueError("prefix must begin with a slash")
         self._storage = storage
         self._host = host
         self._port = port
-        self._max_file_bytes = max_file_bytes
-        self._service: Service | None = None
-        self._runner: web.ServerRunner | None = None
+        self._limits = limits or ServerLimits()
+        self._policy = Policy(
+            retention_seconds=retention_seconds,
+            resumable_seconds=resumable_seconds,
+            delete_after_download=delete_after_download,
+            tokens=upload_tokens,
+            token_for_downloads=token_for_downloads,
+            proxies=Proxies(trusted_proxies),
+            prefix=prefix,
+        )
+        self._sweep_seconds = sweep_seconds
+        self._metrics_host = metrics_host
+        self._metrics_port = metrics_port
+        self._running: _Running | None = None
 
     @property
     def url(self) -> str:
@@ -70,56 +112,63 @@ class HistoryServer:
         Raises:
             RuntimeError: the server is not running.
         """
-        if self._runner is None:
-            raise RuntimeError("the server is not running")
-        host, port = self._runner.addresses[0][:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return _url(self._started().runner) + self._policy.prefix
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where its metrics are, for example ``http://127.0.0.1:9558/metrics``; None without a port for them.
+
+        Raises:
+            RuntimeError: the server is not running.
+        """
+        runner = self._started().metrics_runner
+        return None if runner is None else f"{_url(runner)}/metrics"
 
     async def start(self) -> None:
         """Gets the storage ready, and listens.
 
         Raises:
             RuntimeError: the server is running.
-            OSError: the storage cannot be used, or the port is taken.
+            OSError: the storage cannot be used, or a port is taken.
         """
-        if self._runner is not None:
+        if self._running is not None:
             raise RuntimeError("the server is running")
-        await self._storage.prepare()
-        service = Service(self._storage, self._max_file_bytes)
-        listener = _Listener(
-            service.answer,
-            logger=_logger,
-            # Paths hold ids.
-            access_log=None,
-            # What is stored is what was sent.
-            auto_decompress=False,
-            read_bufsize=READ_BYTES,
-            max_line_size=_MAX_LINE_BYTES,
-            lingering_time=_LINGER_SECONDS,
-            keepalive_timeout=_KEEP_ALIVE_SECONDS,
-        )
-        runner = web.ServerRunner(listener, shutdown_timeout=_CLOSE_SECONDS)
-        try:
-            await runner.setup()
-            await web.TCPSite(runner, self._host, self._port).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._service, self._runner = service, runner
+        async with AsyncExitStack() as stack:
+            # Pushed first, because a storage may have to let go of what it took before it failed.
+            stack.push_async_callback(self._storage.aclose)
+            await self._storage.prepare()
+            house = self._house()
+            service = Service(house)
+            listener = Listener(service.answer, self._limits, house.metrics)
+            runner = await _listen(stack, listener, self._host, self._port)
+            metrics_runner = None
+            if self._metrics_port is not None:
+                about = web.Server(_About(service, house.metrics).answer, access_log=None)
+                metrics_runner = await _listen(stack, about, self._metrics_host, self._metrics_port)
+            sweeper = Sweeper(house, service.downloads.in_use, self._sweep_seconds)
+            sweeping = asyncio.create_task(sweeper.run(), name="xmtp-history sweep")
+            stack.push_async_callback(_end, sweeping)
+            self._running = _Running(service, runner, metrics_runner, stack.pop_all())
 
-    async def aclose(self) -> None:
-        """Stops listening, gives running transfers a few seconds, and closes. Closing twice is fine."""
-        service, runner = self._service, self._runner
-        self._service = self._runner = None
-        if service is None or runner is None:
+    async def aclose(self, *, seconds: float | None = None) -> None:
+        """Stops listening, lets running transfers come to their end, and closes. Closing twice is fine.
+
+        Args:
+            seconds: how long transfers may take, instead of ``limits.shutdown_seconds``. What is left of them then is
+                broken off; what clients can resume is kept.
+        """
+        running, self._running = self._running, None
+        if running is None:
             return
         try:
-            for site in runner.sites:
+            for site in list(running.runner.sites):
                 await site.stop()
             # Not left to aiohttp, which takes no more data of running uploads when it closes.
-            await service.drain(_GRACE_SECONDS)
+            await running.service.drain(self._limits.shutdown_seconds if seconds is None else seconds)
         finally:
-            await runner.cleanup()
+            # What is left, also when this was cancelled: nothing may still be at work in a storage that is closed.
+            await running.service.drain(0)
+            await running.stack.aclose()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -130,22 +179,73 @@ class HistoryServer:
     ) -> None:
         await self.aclose()
 
+    def _started(self) -> _Running:
+        if self._running is None:
+            raise RuntimeError("the server is not running")
+        return self._running
 
-class _Listener(web.Server):
-    """Makes connections take no more at once than the memory of an upload allows."""
+    def _house(self) -> House:
+        admission = Admission(self._limits)
+        ledger = Ledger(self._limits, self._storage)
+        return House(
+            storage=self._storage,
+            limits=self._limits,
+            policy=self._policy,
+            clock=Clock(),
+            admission=admission,
+            ledger=ledger,
+            pieces=_body.pieces(),
+            metrics=Metrics(admission, ledger, self._limits.max_total_bytes),
+        )
 
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        # Only asyncio's own transports have this, and take up to 256 KiB without it.
-        if hasattr(transport, "max_size"):
-            transport.max_size = _RECEIVE_BYTES
+
+class _Running:
+    """What there is while the server runs."""
+
+    def __init__(
+        self, service: Service, runner: web.ServerRunner, metrics_runner: web.ServerRunner | None, stack: AsyncExitStack
+    ) -> None:
+        self.service = service
+        self.runner = runner
+        self.metrics_runner = metrics_runner
+        self.stack = stack
 
 
-def _may_be_logged(record: logging.LogRecord) -> bool:
-    """Not what clients get wrong: aiohttp would quote the request, with ids and whatever else it holds."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, http_exceptions.HttpProcessingError | web.RequestPayloadError)
+class _About:
+    """Answers those who watch the server."""
+
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self._service = service
+        self._metrics = metrics
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Metrics, liveness, readiness."""
+        if request.method not in {hdrs.METH_GET, hdrs.METH_HEAD}:
+            return web.Response(status=405, headers={hdrs.ALLOW: "GET, HEAD"})
+        if request.path == "/metrics":
+            headers = {hdrs.CONTENT_TYPE: self._metrics.content_type}
+            return web.Response(body=self._metrics.text(), headers=headers)
+        if request.path == "/healthz":
+            return web.Response()
+        if request.path == "/readyz":
+            return web.Response(status=200 if await self._service.ready() else 503)
+        return web.Response(status=404)
 
 
-_logger = logging.getLogger("xmtp_history.server.connections")
-_logger.addFilter(_may_be_logged)
+async def _listen(stack: AsyncExitStack, server: web.Server, host: str, port: int) -> web.ServerRunner:
+    runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_SECONDS)
+    stack.push_async_callback(runner.cleanup)
+    await runner.setup()
+    await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+    return runner
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _url(runner: web.ServerRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

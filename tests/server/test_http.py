@@ -7,108 +7,39 @@ import errno
 import gzip
 import io
 import os
-import random
-import socket
 import stat
-import struct
 import subprocess
 import sys
 import uuid
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import ClientResponse, ClientSession
+from aiohttp import ClientResponse
 
-from xmtp_history.server import HistoryServer, LocalStorage, _http, _server, _storage
+from support.history_server import (
+    CHUNKED,
+    HEAD,
+    MUCH,
+    UNKNOWN,
+    chunk,
+    connected,
+    download,
+    files,
+    make_server,
+    partial,
+    serving,
+    some_bytes,
+    stored,
+    until,
+    upload,
+)
+from xmtp_history import HistoryServer, LocalStorage, ServerLimits
+from xmtp_history.server import _listener
+from xmtp_history.server.storage import _base, _disk, _local
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-UNKNOWN = "00000000-0000-4000-8000-000000000000"
-HEAD = b"POST /upload HTTP/1.1\r\nHost: test\r\n"
-CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-#: More than is gathered before something is written.
-MUCH = bytes(100_000)
-
-
-def _bytes(count: int) -> bytes:
-    return random.Random(count).randbytes(count)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-@asynccontextmanager
-async def _serving(storage: Any, **options: Any) -> AsyncIterator[tuple[HistoryServer, ClientSession]]:
-    storage = LocalStorage(storage) if isinstance(storage, Path) else storage
-    async with HistoryServer(storage, port=0, **options) as server, ClientSession(server.url) as client:
-        yield server, client
-
-
-class _Connection:
-    """A client that may do everything wrong."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def send(self, *pieces: bytes) -> None:
-        for piece in pieces:
-            self._writer.write(piece)
-        await self._writer.drain()
-
-    async def head(self) -> bytes:
-        return await self._reader.readuntil(b"\r\n\r\n")
-
-    async def status(self) -> int:
-        return int((await self.head()).split()[1])
-
-    async def read(self, count: int) -> bytes:
-        return await self._reader.readexactly(count)
-
-    def reset(self) -> None:
-        linger = struct.pack("ii", 1, 0)
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-
-@asynccontextmanager
-async def _connected(server: HistoryServer) -> AsyncIterator[_Connection]:
-    host, port = server.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        yield _Connection(reader, writer)
-    finally:
-        writer.close()
-
-
-async def _until(condition: Callable[[], object]) -> None:
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("it does not happen")
-
-
-def _partial(folder: Path) -> list[Path]:
-    return list((folder / "partial").iterdir())
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-async def _upload(client: ClientSession, data: bytes) -> str:
-    async with client.post("/upload", data=data) as response:
-        assert response.status == 200
-        return await response.text()
-
-
-async def _download(client: ClientSession, file_id: str) -> bytes:
-    async with client.get(f"/files/{file_id}") as response:
-        assert response.status == 200
-        return await response.read()
+    from collections.abc import AsyncIterator
 
 
 # --- what works ------------------------------------------------------------------------------------------------------
@@ -117,14 +48,14 @@ async def _download(client: ClientSession, file_id: str) -> bytes:
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [0, 1, 5 * 1024 * 1024])
 def test_a_file_comes_back(tmp_path: Path, size: int, chunked: bool) -> None:
-    data = _bytes(size)
+    data = some_bytes(size)
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, size, 4096):
             yield data[start : start + 4096]
 
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
+        async with serving(tmp_path) as (_, client):
             async with client.post("/upload", data=pieces() if chunked else io.BytesIO(data)) as response:
                 assert response.status == 200
                 assert response.headers["Content-Type"] == "text/plain"
@@ -143,8 +74,8 @@ def test_a_file_comes_back(tmp_path: Path, size: int, chunked: bool) -> None:
                 _check_file_headers(response, size)
 
     asyncio.run(main())
-    (file,) = _files(tmp_path)
-    assert file.read_bytes() == data
+    (file,) = files(tmp_path)
+    assert stored(tmp_path) == [data]
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.name == file.name[:2]
 
@@ -165,13 +96,13 @@ def _check_file_headers(response: ClientResponse, size: int) -> None:
 
 def test_every_form_of_an_id_is_accepted(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (server, client):
-            file_id = await _upload(client, b"archive")
+        async with serving(tmp_path) as (server, client):
+            file_id = await upload(client, b"archive")
             plain = file_id.replace("-", "")
             for form in (file_id, plain, f"{{{file_id}}}", f"urn:uuid:{file_id}"):
                 for text in (form, form.upper()):
-                    assert await _download(client, text) == b"archive", text
-            assert await _download(client, f"%7B{file_id}%7D") == b"archive"
+                    assert await download(client, text) == b"archive", text
+            assert await download(client, f"%7B{file_id}%7D") == b"archive"
             async with client.get(f"{server.url}//files//{file_id}") as response:
                 assert await response.read() == b"archive"
 
@@ -180,20 +111,20 @@ def test_every_form_of_an_id_is_accepted(tmp_path: Path) -> None:
 
 def test_files_survive_a_restart(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
-            file_id = await _upload(client, b"archive")
-        async with _serving(tmp_path) as (_, client):
-            assert await _download(client, file_id) == b"archive"
+        async with serving(tmp_path) as (_, client):
+            file_id = await upload(client, b"archive")
+        async with serving(tmp_path) as (_, client):
+            assert await download(client, file_id) == b"archive"
 
     asyncio.run(main())
 
 
 def test_ranges(tmp_path: Path) -> None:
-    data = _bytes(1000)
+    data = some_bytes(1000)
 
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
-            path = f"/files/{await _upload(client, data)}"
+        async with serving(tmp_path) as (_, client):
+            path = f"/files/{await upload(client, data)}"
             for wanted, start, end in (("0-0", 0, 1), ("10-19", 10, 20), ("990-", 990, 1000), ("-5", 995, 1000)):
                 async with client.get(path, headers={"Range": f"bytes={wanted}"}) as response:
                     assert response.status == 206
@@ -214,35 +145,35 @@ def test_a_body_is_stored_as_it_was_sent(tmp_path: Path) -> None:
     data = gzip.compress(b"archive")
 
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
+        async with serving(tmp_path) as (_, client):
             async with client.post("/upload", data=data, headers={"Content-Encoding": "gzip"}) as response:
                 file_id = await response.text()
-            assert await _download(client, file_id) == data
+            assert await download(client, file_id) == data
 
     asyncio.run(main())
 
 
 def test_a_connection_serves_several_requests_and_double_slashes(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (server, _), _connected(server) as connection:
+        async with serving(tmp_path) as (server, _), connected(server) as connection:
             for path in (b"/upload", b"//upload"):
                 await connection.send(b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" % path)
                 assert await connection.status() == 200
                 await connection.read(36)
 
     asyncio.run(main())
-    assert [file.read_bytes() for file in _files(tmp_path)] == [b"abc"] * 2
+    assert stored(tmp_path) == [b"abc"] * 2
 
 
 def test_a_client_that_waits_for_an_invitation_gets_it(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path, max_file_bytes=3) as (server, _):
-            async with _connected(server) as connection:
+        async with serving(tmp_path, max_file_bytes=3) as (server, _):
+            async with connected(server) as connection:
                 await connection.send(HEAD + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
                 assert await connection.status() == 100
                 await connection.send(b"abc")
                 assert await connection.status() == 200
-            async with _connected(server) as connection:
+            async with connected(server) as connection:
                 await connection.send(HEAD + b"Content-Length: 4\r\nExpect: 100-continue\r\n\r\n")
                 assert await connection.status() == 413
 
@@ -257,9 +188,11 @@ def test_a_client_that_waits_for_an_invitation_gets_it(tmp_path: Path) -> None:
     [
         ("GET", "/", 200, None),
         ("POST", "/", 405, "GET"),
-        ("GET", "/upload", 405, "POST"),
-        ("OPTIONS", "/upload", 405, "POST"),
-        ("PUT", f"/files/{UNKNOWN}", 405, "GET, HEAD"),
+        ("GET", "/upload", 405, "POST, OPTIONS"),
+        ("PUT", "/upload", 405, "POST, OPTIONS"),
+        ("PUT", f"/files/{UNKNOWN}", 405, "GET, HEAD, DELETE"),
+        ("GET", f"/upload/{'0' * 32}", 405, "HEAD, PATCH, DELETE, OPTIONS"),
+        ("HEAD", f"/upload/{'0' * 31}", 404, None),
         ("GET", f"/files/{UNKNOWN}", 404, None),
         ("POST", "/upload/", 404, None),
         ("GET", "/files", 404, None),
@@ -270,7 +203,7 @@ def test_a_client_that_waits_for_an_invitation_gets_it(tmp_path: Path) -> None:
 )
 def test_routes(tmp_path: Path, method: str, path: str, status: int, allow: str | None) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client), client.request(method, path, allow_redirects=False) as response:
+        async with serving(tmp_path) as (_, client), client.request(method, path, allow_redirects=False) as response:
             assert (response.status, response.headers.get("Allow")) == (status, allow)
             assert not [name for name in response.headers if name.lower().startswith("access-control-")]
             body = await response.read()
@@ -281,7 +214,7 @@ def test_routes(tmp_path: Path, method: str, path: str, status: int, allow: str 
                 assert response.headers["Cache-Control"] == "no-store"
 
     asyncio.run(main())
-    assert _files(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -315,10 +248,10 @@ def test_routes(tmp_path: Path, method: str, path: str, status: int, allow: str 
 )
 def test_anything_but_an_id_is_not_found(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (server, client):
-            file_id = await _upload(client, b"archive")
+        async with serving(tmp_path) as (server, client):
+            file_id = await upload(client, b"archive")
             monkeypatch.delattr(LocalStorage, "open")
-            async with _connected(server) as connection:
+            async with connected(server) as connection:
                 target = f"/files/{name.replace('{id}', file_id)}"
                 await connection.send(f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
                 assert await connection.status() == 404
@@ -328,7 +261,7 @@ def test_anything_but_an_id_is_not_found(tmp_path: Path, name: str, monkeypatch:
 
 def test_what_is_in_the_directory_but_not_a_file_is_not_served(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
+        async with serving(tmp_path) as (_, client):
             (tmp_path / "00" / UNKNOWN).mkdir()
             async with client.get(f"/files/{UNKNOWN}") as response:
                 assert response.status == 404
@@ -338,7 +271,7 @@ def test_what_is_in_the_directory_but_not_a_file_is_not_served(tmp_path: Path) -
 
 def test_pages_of_every_origin_may_use_the_server(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path, max_file_bytes=10) as (_, client):
+        async with serving(tmp_path, max_file_bytes=10) as (_, client):
             origin = {"Origin": "https://example.org"}
             asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-y"}
             async with client.options("/upload", headers=origin | asked) as response:
@@ -377,7 +310,7 @@ def _check_cors(response: ClientResponse) -> None:
 
 def test_an_origin_that_is_no_text_is_not_repeated(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (server, _), _connected(server) as connection:
+        async with serving(tmp_path) as (server, _), connected(server) as connection:
             await connection.send(b"GET / HTTP/1.1\r\nHost: test\r\nOrigin: http://\xff\xc4\xb0\r\n\r\n")
             head = await connection.head()
             assert head.startswith(b"HTTP/1.1 200 ")
@@ -393,24 +326,24 @@ def test_an_origin_that_is_no_text_is_not_repeated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        CHUNKED + _chunk(MUCH),
-        CHUNKED + _chunk(MUCH) + b"0\r\n",
-        CHUNKED + _chunk(MUCH)[:-3],
-        HEAD + b"Content-Length: 100001\r\n\r\n" + MUCH,
+        CHUNKED + chunk(MUCH),
+        CHUNKED + chunk(MUCH) + b"0\r\n",
+        CHUNKED + chunk(MUCH)[:-3],
+        HEAD + b"Content-Length: 600001\r\n\r\n" + MUCH,
     ],
 )
 def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path, request_bytes: bytes, reset: bool) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (server, _):
-            async with _connected(server) as connection:
+        async with serving(tmp_path) as (server, _):
+            async with connected(server) as connection:
                 await connection.send(request_bytes)
-                await _until(lambda: _partial(tmp_path))
+                await until(lambda: partial(tmp_path))
                 if reset:
                     connection.reset()
-            await _until(lambda: not _partial(tmp_path))
+            await until(lambda: not partial(tmp_path))
 
     asyncio.run(main())
-    assert _files(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -426,12 +359,12 @@ def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path, request_bytes: b
 )
 def test_a_body_with_broken_framing_is_refused(tmp_path: Path, request_bytes: bytes) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (server, _), _connected(server) as connection:
+        async with serving(tmp_path) as (server, _), connected(server) as connection:
             await connection.send(request_bytes)
             assert await connection.status() == 400
 
     asyncio.run(main())
-    assert _files(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 # Whether a broken chunk is noticed at once depends on which of its two parsers aiohttp was installed with.
@@ -439,14 +372,12 @@ def test_a_body_with_broken_framing_is_refused(tmp_path: Path, request_bytes: by
 def test_a_body_that_does_not_go_on_is_given_up(
     tmp_path: Path, continuation: bytes, statuses: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_http, "_IDLE_SECONDS", 0.1)
-
     async def main() -> None:
-        async with _serving(tmp_path) as (server, _), _connected(server) as connection:
-            await connection.send(CHUNKED, _chunk(MUCH))
+        async with serving(tmp_path, idle_seconds=0.1) as (server, _), connected(server) as connection:
+            await connection.send(CHUNKED, chunk(MUCH))
             await connection.send(continuation)
             assert await connection.status() in statuses
-            assert _files(tmp_path) == []
+            assert files(tmp_path) == []
 
     asyncio.run(main())
 
@@ -456,41 +387,41 @@ def test_a_body_that_does_not_go_on_is_given_up(
     [
         # Nothing of the body was sent, or not all of it: the answer does not wait for more.
         (10, HEAD + b"Content-Length: 11\r\n\r\n"),
-        (10, CHUNKED + _chunk(bytes(11))),
-        (0, CHUNKED + _chunk(b"x")),
-        (99_999, CHUNKED + _chunk(MUCH)),
+        (10, CHUNKED + chunk(bytes(11))),
+        (0, CHUNKED + chunk(b"x")),
+        (599_999, CHUNKED + chunk(MUCH)),
     ],
 )
 def test_too_large_a_file_is_refused_and_not_kept(tmp_path: Path, limit: int, request_bytes: bytes) -> None:
     async def main() -> None:
-        async with _serving(tmp_path, max_file_bytes=limit) as (server, _), _connected(server) as connection:
+        async with serving(tmp_path, max_file_bytes=limit) as (server, _), connected(server) as connection:
             await connection.send(request_bytes)
             head = await connection.head()
             assert head.startswith(b"HTTP/1.1 413 ")
             assert b"\r\nConnection: close\r\n" in head
-            assert _files(tmp_path) == []
+            assert files(tmp_path) == []
 
     asyncio.run(main())
 
 
 def test_a_file_of_exactly_the_limit_is_accepted(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path, max_file_bytes=10) as (server, client):
-            await _upload(client, bytes(10))
-            async with _connected(server) as connection:
-                await connection.send(CHUNKED, _chunk(bytes(10)), _chunk(b""))
+        async with serving(tmp_path, max_file_bytes=10) as (server, client):
+            await upload(client, bytes(10))
+            async with connected(server) as connection:
+                await connection.send(CHUNKED, chunk(bytes(10)), chunk(b""))
                 assert await connection.status() == 200
 
     asyncio.run(main())
-    assert len(_files(tmp_path)) == 2
+    assert len(files(tmp_path)) == 2
 
 
 def test_a_refused_client_that_goes_on_sending_still_sees_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # However slow the machine is; it ends with the body.
-    monkeypatch.setattr(_server, "_LINGER_SECONDS", 60.0)
+    monkeypatch.setattr(_listener, "LINGER_SECONDS", 60.0)
 
     async def main() -> None:
-        async with _serving(tmp_path, max_file_bytes=10) as (server, _), _connected(server) as connection:
+        async with serving(tmp_path, max_file_bytes=10) as (server, _), connected(server) as connection:
             # More than the buffers of the connection hold: the server has to read on, or the client never stops.
             await connection.send(HEAD + b"Content-Length: 16777216\r\n\r\n", *([bytes(65536)] * 256))
             assert await connection.status() == 413
@@ -500,55 +431,45 @@ def test_a_refused_client_that_goes_on_sending_still_sees_why(tmp_path: Path, mo
 
 def test_a_file_is_invisible_until_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file_id = uuid.uuid4()
-    monkeypatch.setattr(_http.uuid, "uuid4", lambda: file_id)
+    monkeypatch.setattr(_base.uuid, "uuid4", lambda: file_id)
 
     async def main() -> None:
-        async with _serving(tmp_path) as (server, client), _connected(server) as connection:
-            await connection.send(CHUNKED, _chunk(MUCH))
-            await _until(lambda: _partial(tmp_path))
-            (unfinished,) = _partial(tmp_path)
+        async with serving(tmp_path) as (server, client), connected(server) as connection:
+            await connection.send(CHUNKED, chunk(MUCH))
+            await until(lambda: partial(tmp_path))
+            (unfinished,) = partial(tmp_path)
             assert unfinished.stat().st_mode & 0o777 == 0o600
             for name in (str(file_id), unfinished.name, f"../partial/{unfinished.name}"):
                 async with client.get(f"/files/{name}") as response:
                     assert response.status == 404
-            await connection.send(_chunk(b""))
+            await connection.send(chunk(b""))
             assert await connection.status() == 200
-            assert await _download(client, str(file_id)) == MUCH
+            assert await download(client, str(file_id)) == MUCH
 
     asyncio.run(main())
-    assert _partial(tmp_path) == []
+    assert partial(tmp_path) == []
 
 
-def test_small_chunks_are_gathered_before_they_are_written() -> None:
-    class Recorder:
-        def __init__(self) -> None:
-            self.written: list[int] = []
-            self.files: list[uuid.UUID] = []
+def test_small_chunks_are_gathered_before_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    write = _local.write_all
 
-        async def prepare(self) -> None:
-            pass
+    def recorded(file: Any, data: memoryview) -> None:
+        written.append(len(data))
+        write(file, data)
 
-        def create(self) -> Recorder:
-            return self
-
-        async def write(self, data: bytes | bytearray) -> None:
-            self.written.append(len(data))
-
-        async def commit(self, file_id: uuid.UUID) -> None:
-            self.files.append(file_id)
-
-    storage = Recorder()
+    monkeypatch.setattr(_local, "write_all", recorded)
 
     async def main() -> None:
-        async with _serving(storage) as (server, _), _connected(server) as connection:
-            await connection.send(CHUNKED, *([_chunk(bytes(4096))] * 256), _chunk(b""))
+        async with serving(tmp_path) as (server, _), connected(server) as connection:
+            await connection.send(CHUNKED, *([chunk(bytes(4096))] * 512), chunk(b""))
             assert await connection.status() == 200
-            assert await connection.read(36) == str(storage.files[0]).encode()
 
     asyncio.run(main())
-    assert sum(storage.written) == 1024 * 1024
-    *full, _ = storage.written
-    assert all(_http.GATHER_BYTES <= size <= _http.GATHER_BYTES + _http.READ_BYTES for size in full)
+    assert sum(written) == 2 * 1024 * 1024
+    *full, _ = written
+    assert full
+    assert all(size >= 256 * 1024 for size in full)
 
 
 # --- durability and faults -------------------------------------------------------------------------------------------
@@ -561,9 +482,10 @@ class _Disk:
         self.steps: list[str] = []
         self.failing: str | None = None
         self.error = 0
-        self._open, self._write, self._fsync = os.open, _storage.write_all, os.fsync
+        self._open, self._write, self._fsync = os.open, _local.write_all, os.fsync
         monkeypatch.setattr(os, "open", self.open)
-        monkeypatch.setattr(_storage, "write_all", self.write)
+        monkeypatch.setattr(_local, "write_all", self.write)
+        monkeypatch.setattr(_disk, "write_all", self.write_trailer)
         monkeypatch.setattr(os, "fsync", self.fsync)
         system_rename = Path.rename
 
@@ -587,6 +509,10 @@ class _Disk:
         self._step("write")
         self._write(file, data)
 
+    def write_trailer(self, file: Any, data: memoryview) -> None:
+        self._step("write trailer")
+        self._write(file, data)
+
     def fsync(self, descriptor: int) -> None:
         self._fsync(descriptor)
         self._step("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
@@ -594,10 +520,10 @@ class _Disk:
 
 def test_the_answer_comes_after_everything_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
+        async with serving(tmp_path) as (_, client):
             disk = _Disk(monkeypatch)
-            await _upload(client, b"archive")
-            assert disk.steps == ["create", "write", "sync file", "rename", "sync folder"]
+            await upload(client, b"archive")
+            assert disk.steps == ["create", "write", "write trailer", "sync file", "rename", "sync folder"]
 
     asyncio.run(main())
 
@@ -605,7 +531,7 @@ def test_the_answer_comes_after_everything_is_on_the_disk(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("error", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EIO, 503), (errno.EROFS, 503)]
 )
-@pytest.mark.parametrize("step", ["create", "write", "sync file", "rename", "sync folder"])
+@pytest.mark.parametrize("step", ["create", "write", "write trailer", "sync file", "rename", "sync folder"])
 def test_a_failing_disk_is_reported_and_leaves_nothing(
     tmp_path: Path,
     step: str,
@@ -615,15 +541,15 @@ def test_a_failing_disk_is_reported_and_leaves_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
+        async with serving(tmp_path) as (_, client):
             disk = _Disk(monkeypatch)
             disk.failing, disk.error = step, error
             async with client.post("/upload", data=b"archive") as response:
                 assert response.status == status
                 assert ("Retry-After" in response.headers) == (status == 503)
-            assert _files(tmp_path) == []
+            assert files(tmp_path) == []
             disk.failing = None
-            assert await _download(client, await _upload(client, b"archive")) == b"archive"
+            assert await download(client, await upload(client, b"archive")) == b"archive"
 
     asyncio.run(main())
     assert os.strerror(error) in caplog.text
@@ -632,27 +558,27 @@ def test_a_failing_disk_is_reported_and_leaves_nothing(
 
 def test_what_a_killed_process_left_is_removed_at_the_start(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (_, client):
-            file_id = await _upload(client, b"archive")
+        async with serving(tmp_path) as (_, client):
+            file_id = await upload(client, b"archive")
         (tmp_path / "partial" / "leftover").write_bytes(b"half")
         # Cannot be removed like a file, and must not keep the rest from being removed.
         (tmp_path / "partial" / "folder").mkdir()
-        async with _serving(tmp_path) as (_, client):
-            assert [path.name for path in _partial(tmp_path)] == ["folder"]
-            assert await _download(client, file_id) == b"archive"
+        async with serving(tmp_path) as (_, client):
+            assert [path.name for path in partial(tmp_path)] == ["folder"]
+            assert await download(client, file_id) == b"archive"
 
     asyncio.run(main())
 
 
 def test_a_second_server_on_the_directory_spares_the_uploads_of_the_first(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (first, _), _connected(first) as connection:
-            await connection.send(CHUNKED, _chunk(MUCH))
-            await _until(lambda: _partial(tmp_path))
-            async with _serving(tmp_path) as (_, client):
-                await connection.send(_chunk(b""))
+        async with serving(tmp_path) as (first, _), connected(first) as connection:
+            await connection.send(CHUNKED, chunk(MUCH))
+            await until(lambda: partial(tmp_path))
+            async with serving(tmp_path) as (_, client):
+                await connection.send(chunk(b""))
                 assert await connection.status() == 200
-                assert await _download(client, (await connection.read(36)).decode()) == MUCH
+                assert await download(client, (await connection.read(36)).decode()) == MUCH
 
     asyncio.run(main())
 
@@ -661,15 +587,13 @@ def test_a_second_server_on_the_directory_spares_the_uploads_of_the_first(tmp_pa
 
 
 def test_an_upload_may_end_while_the_server_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server, "_GRACE_SECONDS", 60.0)
-
     async def main() -> None:
-        async with _serving(tmp_path) as (server, client), _connected(server) as connection:
+        async with serving(tmp_path, shutdown_seconds=60.0) as (server, client), connected(server) as connection:
             port = int(server.url.rpartition(":")[2])
             async with client.get("/") as response:
                 assert response.status == 200
-            await connection.send(CHUNKED, _chunk(MUCH))
-            await _until(lambda: _partial(tmp_path))
+            await connection.send(CHUNKED, chunk(MUCH))
+            await until(lambda: partial(tmp_path))
             closing = asyncio.create_task(server.aclose())
             # One turn of the loop: the server has stopped listening, and waits.
             await asyncio.sleep(0)
@@ -679,30 +603,27 @@ def test_an_upload_may_end_while_the_server_closes(tmp_path: Path, monkeypatch: 
             async with client.get("/") as response:
                 assert response.status == 503
                 assert "Retry-After" in response.headers
-            await connection.send(_chunk(MUCH), _chunk(b""))
+            await connection.send(chunk(MUCH), chunk(b""))
             assert await connection.status() == 200
             await closing
 
     asyncio.run(main())
-    (file,) = _files(tmp_path)
-    assert file.read_bytes() == MUCH * 2
+    assert stored(tmp_path) == [MUCH * 2]
 
 
 def test_an_upload_that_takes_longer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server, "_GRACE_SECONDS", 0)
-
     async def main() -> None:
-        async with _serving(tmp_path) as (server, _), _connected(server) as connection:
-            await connection.send(CHUNKED, _chunk(MUCH))
-            await _until(lambda: _partial(tmp_path))
+        async with serving(tmp_path, shutdown_seconds=0) as (server, _), connected(server) as connection:
+            await connection.send(CHUNKED, chunk(MUCH))
+            await until(lambda: partial(tmp_path))
             await server.aclose()
-            assert _files(tmp_path) == []
+            assert files(tmp_path) == []
 
     asyncio.run(main())
 
 
 def test_the_url_is_known_while_the_server_runs(tmp_path: Path) -> None:
-    server = HistoryServer(LocalStorage(os.fspath(tmp_path / "a" / "b")), port=0)
+    server = make_server(os.fspath(tmp_path / "a" / "b"))
 
     async def main() -> None:
         for _ in range(2):
@@ -723,7 +644,7 @@ def test_the_url_is_known_while_the_server_runs(tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
     async def main() -> None:
-        async with _serving(tmp_path) as (server, _):
+        async with serving(tmp_path) as (server, _):
             second = HistoryServer(LocalStorage(tmp_path), port=int(server.url.rpartition(":")[2]))
             with pytest.raises(OSError, match="address already in use"):
                 await second.start()
@@ -735,17 +656,17 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
 
 def test_a_limit_must_make_sense(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
-        HistoryServer(LocalStorage(tmp_path), max_file_bytes=-1)
+        ServerLimits(max_file_bytes=-1)
 
 
 def test_no_id_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(0)
 
     async def main() -> str:
-        async with _serving(tmp_path) as (server, client):
-            file_id = await _upload(client, b"archive")
-            await _download(client, file_id)
-            async with _connected(server) as connection:
+        async with serving(tmp_path) as (server, client):
+            file_id = await upload(client, b"archive")
+            await download(client, file_id)
+            async with connected(server) as connection:
                 await connection.send(f"GET /files/{file_id} HTTP/1.1 nonsense\r\n\r\n".encode())
                 assert (await connection.head()).startswith(b"HTTP/1.0 400 ")
             return file_id

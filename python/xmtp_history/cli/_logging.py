@@ -1,0 +1,38 @@
+"""Logs of commands that serve: one line for each event, for people or for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+
+class _JsonLines(logging.Formatter):
+    """A JSON object on each line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        described = {
+            "time": moment.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        fields = getattr(record, "fields", None)
+        if fields is None:
+            described["message"] = record.getMessage()
+        else:
+            described |= fields
+        if record.exc_info:
+            described["exception"] = self.formatException(record.exc_info)
+        return json.dumps(described)
+
+
+def log_to_stderr(level: str, *, as_json: bool) -> None:
+    """Sends the package's logs to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+    handler.setFormatter(_JsonLines() if as_json else text)
+    logger = logging.getLogger("xmtp_history")
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())

@@ -1,0 +1,317 @@
+"""Bodies of requests, read from the socket by whoever wants them.
+
+aiohttp reads heads and writes answers. A body that went through its parser and its buffers would cost more than receiving,
+hashing and writing it together, and would take memory for every client that sends one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from xmtp_history.server import _problems as problems
+from xmtp_history.server._framing import BrokenFraming, Framing, Length
+from xmtp_history.server._problems import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from xmtp_history.server._limits import ServerLimits
+
+#: An upload gathers a piece before it is written: every write waits for a thread, and clients send chunks of 4 KiB. So many
+#: pieces are in memory at once, whatever the number of uploads; what has not been taken waits in the kernel, and at last
+#: with the client.
+_PIECE_BYTES = 1024 * 1024
+_PIECES = 8
+
+#: An upload may keep as much while it waits for more, bytes.
+_KEPT_BYTES = 16 * 1024
+
+#: Most bytes taken from a socket at once.
+_RECEIVE_BYTES = 256 * 1024
+
+#: Clients may be slow for so long before their average counts, seconds.
+_GRACE_SECONDS = 60.0
+
+
+def pieces() -> asyncio.Semaphore:
+    """The right to have pieces in memory, for all uploads of a server."""
+    return asyncio.Semaphore(_PIECES)
+
+
+class Body:
+    """The body of a request.
+
+    Args:
+        transport: what it arrives on; nobody else may read from it until the body is done.
+        framing: finds its end.
+        start: what has arrived already.
+        limits: how fast it has to come.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.BaseTransport | None,
+        framing: Framing,
+        start: bytes,
+        limits: ServerLimits,
+    ) -> None:
+        self._transport = transport
+        self._framing = framing
+        self._arrived = start
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._began: float | None = None
+        self._socket: socket.socket | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._lost = False
+        #: What was announced, bytes; None for chunks.
+        self.length = framing.length
+        self.received = 0
+        #: What came behind the body, once it is done.
+        self.rest = b""
+
+    @classmethod
+    def none(cls, limits: ServerLimits) -> Body:
+        """The body of a request that has none."""
+        return cls(None, Length(0), b"", limits)
+
+    @property
+    def done(self) -> bool:
+        """Whether its end has come."""
+        return self._framing.done
+
+    async def invite(self, request: web.BaseRequest) -> None:
+        """Sends for the body, if the client waits to be told that it is welcome."""
+        if self.done or self._arrived or request.version != HttpVersion11:
+            return
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            try:
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            except ConnectionError:
+                raise problems.broken_body() from None
+            # The answer itself has not begun.
+            request.writer.output_size = 0
+
+    def take(self, most: int) -> bytes | None:
+        """What has arrived, nothing at the end of the body; None: wait for more.
+
+        Args:
+            most: bytes to take at once; a little more if they have been taken from the socket already.
+
+        Raises:
+            Refused: it ended otherwise.
+        """
+        if self.done:
+            return b""
+        data = self._receive(min(most, _RECEIVE_BYTES))
+        if data is None:
+            return None
+        try:
+            content, rest = self._framing.take(data)
+        except BrokenFraming:
+            raise problems.broken_body() from None
+        self.received += len(content)
+        if rest is not None:
+            self.rest = rest
+            self.close()
+        elif not content:
+            return None
+        return content
+
+    async def wait(self) -> None:
+        """Waits until something arrives.
+
+        Raises:
+            Refused: nothing does, or all of it comes too slowly.
+        """
+        now = self._loop.time()
+        if self._began is None:
+            self._began = now
+        lasted = now - self._began
+        if lasted > _GRACE_SECONDS and self.received < lasted * self._limits.min_bytes_per_second:
+            raise _too_slow("The upload is too slow.")
+        try:
+            async with asyncio.timeout(self._limits.idle_seconds):
+                await self._readable()
+        except TimeoutError:
+            raise _too_slow(f"Nothing arrived for {self._limits.idle_seconds:.0f} seconds.") from None
+
+    async def discard(self, seconds: float) -> None:
+        """Reads on for a while, and throws it away: were the connection closed at once, the answer could be lost."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.done:
+                    data = self._receive(_RECEIVE_BYTES)
+                    if data is None:
+                        await self._readable()
+                    else:
+                        self._framing.take(data)
+        except (TimeoutError, Refused, BrokenFraming):
+            return
+        finally:
+            self.close()
+
+    def feed(self, data: bytes) -> None:
+        """Some of it, which others have read: a transport that sends a file reads on when it has."""
+        self._arrived += data
+
+    def lose(self) -> None:
+        """Nobody is there any more."""
+        self._lost = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def close(self) -> None:
+        """Lets go of the socket."""
+        taken, self._socket = self._socket, None
+        if taken is not None:
+            self._loop.remove_reader(taken)
+            taken.close()
+
+    def _receive(self, most: int) -> bytes | None:
+        if self._arrived:
+            data, self._arrived = self._arrived, b""
+            return data
+        if self._lost:
+            raise problems.broken_body()
+        try:
+            data = self._opened().recv(most)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            raise problems.broken_body() from None
+        if not data:
+            raise problems.broken_body()
+        return data
+
+    async def _readable(self) -> None:
+        if self._lost or self._arrived:
+            return
+        taken = self._opened()
+        self._waiting = self._loop.create_future()
+        self._loop.add_reader(taken, _wake, self._waiting)
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+            if self._socket is not None:
+                self._loop.remove_reader(taken)
+
+    def _opened(self) -> socket.socket:
+        """A descriptor of our own: that of the transport may be closed, and be another connection's, at any time."""
+        if self._socket is None:
+            if self._transport is None or self._transport.is_closing():
+                raise problems.broken_body()
+            self._socket = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+            self._socket.settimeout(0)
+        return self._socket
+
+
+class _Writer:
+    """Gathers what arrives into pieces, and writes one while the next is gathered."""
+
+    def __init__(self, write: Callable[[bytes], Awaitable[None]], pieces: asyncio.Semaphore) -> None:
+        self._write = write
+        self._pieces = pieces
+        self._writing: asyncio.Future[None] | None = None
+        self._gathered: list[bytes] = []
+        self.size = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written, or nobody has looked whether it went well."""
+        return self._writing is not None
+
+    def gather(self, data: bytes) -> None:
+        """Takes some of a piece."""
+        self._gathered.append(data)
+        self.size += len(data)
+
+    def rest(self) -> bytes:
+        """What has been gathered, which is not kept here any more."""
+        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        self._gathered, self.size = [], 0
+        return data
+
+    def begin(self) -> None:
+        """Begins to write what has been gathered; gives back the right to have it when it is written."""
+        self._writing = asyncio.ensure_future(self._write_piece(self.rest()))
+
+    async def settle(self) -> None:
+        """Waits for what is being written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def stop(self) -> None:
+        """Waits for it as well, but whether it goes well does not matter any more."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            if not self._writing.cancelled():
+                self._writing.exception()
+
+    async def _write_piece(self, data: bytes) -> None:
+        try:
+            await self._write(data)
+        finally:
+            self._pieces.release()
+
+
+async def pour(
+    body: Body,
+    pieces: asyncio.Semaphore,
+    account: Callable[[int], Awaitable[None]],
+    write: Callable[[bytes], Awaitable[None]],
+) -> bytes:
+    """Writes a body as it arrives, and returns the little that is left to write.
+
+    When it raises, nothing is being written any more.
+
+    Args:
+        body: what is received.
+        pieces: the right to have pieces in memory.
+        account: told of bytes before they are kept; may refuse.
+        write: takes a piece; the next call comes when it has.
+    """
+    writer = _Writer(write, pieces)
+    try:
+        while not body.done:
+            await pieces.acquire()
+            try:
+                while writer.size < _PIECE_BYTES and (data := body.take(_PIECE_BYTES - writer.size)):
+                    await account(len(data))
+                    writer.gather(data)
+                if writer.size > _KEPT_BYTES:
+                    await writer.settle()
+            except BaseException:
+                pieces.release()
+                raise
+            if writer.size > _KEPT_BYTES:
+                writer.begin()
+                continue
+            pieces.release()
+            if writer.busy:
+                # More arrives while the disk is busy: fewer and larger pieces cost less.
+                await writer.settle()
+            elif not body.done:
+                await body.wait()
+        await writer.settle()
+    except BaseException:
+        await writer.stop()
+        raise
+    return writer.rest()
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _too_slow(detail: str) -> Refused:
+    return Refused(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from plan import BARE, LIBRARY, LIBXMTP, NODE_CLIENTS, PYTHON
+from plan import BARE, LIBRARY, LIBXMTP, NGINX, NODE_CLIENTS, PYTHON, TRANSFER_CLIENTS
 from results import Results
 
 MIB = 1 << 20
@@ -143,3 +143,41 @@ def _flat(results: Results) -> Verdict:
     if not (settled and end):
         return Verdict(aim, "not measured", None)
     return Verdict(aim, f"{settled / MIB:.1f} MiB, then {end / MIB:.1f} MiB", end <= settled * GROWTH_TOLERANCE)
+
+
+#: What crowds of clients do, and everything else at which the server's memory is looked at.
+CROWDS = ("memory up", "memory down", "memory both")
+WATCHED = (
+    *("download", "upload", "upload chunked"),
+    *("small download", "small download new", "small upload", "small upload new"),
+)
+
+
+def server_verdicts(results: Results) -> list[Verdict]:
+    """The aims for the history server."""
+    return [
+        _beside_nginx(results, "download", "downloads of large files", 0.9),
+        _beside_nginx(results, "upload", "durable uploads of large files", 0.7),
+        _beside_nginx(results, "upload chunked", "durable uploads of large files, in chunks of 4 KiB", 0.7),
+        _most_memory(results),
+    ]
+
+
+def _beside_nginx(results: Results, name: str, what: str, at_least: float) -> Verdict:
+    aim = f"{what}: at least {at_least} of nginx's speed, {' and '.join(map(str, TRANSFER_CLIENTS))} clients"
+    found = {clients: results.ratio(name, clients, NGINX) for clients in TRANSFER_CLIENTS}
+    shares = {clients: value for clients, value in found.items() if value is not None}
+    if not shares:
+        return Verdict(aim, "not measured", None)
+    measured = ", ".join(f"{value:.2f} with {clients}" for clients, value in shares.items())
+    # One that was not measured has not reached it.
+    return Verdict(aim, measured, len(shares) == len(found) and min(shares.values()) >= at_least)
+
+
+def _most_memory(results: Results) -> Verdict:
+    aim = "at most 80 MiB resident, whatever the sizes and however many clients"
+    names = (*CROWDS, *(f"{name} peak" for name in WATCHED))
+    peaks = [peak for name in names for size in results.sizes(name) if (peak := results.value(name, size))]
+    if not peaks or not all(results.sizes(name) for name in CROWDS):
+        return Verdict(aim, "not measured", None)
+    return Verdict(aim, f"{max(peaks) / MIB:.1f} MiB", max(peaks) <= 80 * MIB)

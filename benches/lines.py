@@ -10,6 +10,8 @@ import threading
 from pathlib import Path
 from typing import IO
 
+_FINISH_S = 15.0
+
 
 class Unavailable(RuntimeError):
     """A subject cannot be measured here; the text says why."""
@@ -55,15 +57,28 @@ class Child:
             raise Unavailable(f"the process ended with code {self._process.returncode}")
         return line
 
-    def ask(self, request: str, seconds: float) -> str:
-        """Sends a line and waits for the answer."""
+    def tell(self, request: str) -> None:
+        """Sends a line."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
             raise Unavailable("the process has ended") from None
+
+    def ask(self, request: str, seconds: float) -> str:
+        """Sends a line and waits for the answer."""
+        self.tell(request)
         return self.line(seconds)
+
+    def finish(self) -> None:
+        """Ends the child's standard input and lets the child end by itself, within reason."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_FINISH_S)
+        self.close()
 
     def close(self) -> None:
         """Ends the child, at once."""

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import plan
 
-PACKAGES = ("xmtp-history", "cryptography", "zstandard", "grpcio", "protobuf", "xmtp-bindings", "pytest-benchmark")
+PACKAGES = (
+    *("xmtp-history", "cryptography", "zstandard", "aiohttp", "grpcio", "protobuf"),
+    *("xmtp-bindings", "pytest-benchmark"),
+)
 
 
 def _first_line(*command: str) -> str:

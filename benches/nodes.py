@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import processes
 from lines import Child, Unavailable
 from plan import BARE, LIBRARY, OFFICIAL, PLAIN
 
@@ -60,17 +61,15 @@ class Node:
 
     def processor_seconds(self) -> float:
         """How long the processor has worked for the node, in all its threads; 0 where nobody knows."""
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+        return processes.processor_seconds(self._pids)
 
     def resident_bytes(self) -> int:
         """The memory that the node has now; 0 where nobody knows."""
-        lines = [line for line in self._proc("status").splitlines() if line.startswith("VmRSS:")]
-        return int(lines[0].split()[1]) * 1024 if lines else 0
+        return processes.resident_bytes(self._pids)
 
-    def _proc(self, name: str) -> str:
-        path = Path(f"/proc/{self._child.pid}/{name}") if self._child is not None else None
-        return path.read_text() if path is not None and path.exists() else ""
+    @property
+    def _pids(self) -> list[int]:
+        return [] if self._child is None else [self._child.pid]
 
 
 def bare_inserts(database: Path, folder: Path, each: int, seconds: float) -> tuple[float, int]:

@@ -35,6 +35,16 @@ NODE_CYCLES = 5
 DEFAULT_NODE_SECONDS = 2.0
 DEFAULT_NODE_MINUTES = 10.0
 
+NGINX = "nginx"
+ACCEPT = "limit:accept"
+FILES = "limit:files"
+TRANSFER_CLIENTS = (1, 16)
+SMALL_CLIENTS = (1, 16, 64)
+CROWD = 200
+SERVER_CYCLES = 3
+DEFAULT_SERVER_SECONDS = 1.0
+DEFAULT_SERVER_MIB = 1024
+
 
 def sizes() -> tuple[int, ...]:
     """The numbers of messages to measure: ``BENCH_SIZES=1000,10000`` or the default."""
@@ -63,6 +73,16 @@ def node_seconds() -> float:
 def node_minutes() -> float:
     """How long a node's memory is watched: ``BENCH_NODE_MINUTES``."""
     return float(os.environ.get("BENCH_NODE_MINUTES") or DEFAULT_NODE_MINUTES)
+
+
+def server_seconds() -> float:
+    """How long a turn with small files counts: ``BENCH_SERVER_SECONDS``."""
+    return float(os.environ.get("BENCH_SERVER_SECONDS") or DEFAULT_SERVER_SECONDS)
+
+
+def server_mib() -> int:
+    """How much is uploaded to a history server in a turn: ``BENCH_SERVER_MIB``."""
+    return int(os.environ.get("BENCH_SERVER_MIB") or DEFAULT_SERVER_MIB)
 
 
 def cache() -> Path:
@@ -127,3 +147,13 @@ def node_cases(operation: str, sizes: Iterable[int], *subjects: str, turns: int 
     return [
         Case(operation, size, cycle, subject, 1) for size in sizes for cycle in range(turns) for subject in everybody
     ]
+
+
+def server_cases(operation: str, sizes: Iterable[int], *subjects: str, turns: int = SERVER_CYCLES) -> list[Case]:
+    """Turns at something that a history server does, for so many clients."""
+    return node_cases(operation, sizes, *subjects, turns=turns)
+
+
+def crowd_cases(operation: str, subject: str) -> list[Case]:
+    """One turn of a crowd: it takes a minute, and memory scatters little."""
+    return [Case(operation, CROWD, 0, subject, 1)]

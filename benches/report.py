@@ -9,6 +9,8 @@ not run stays as it is. Environment:
 ``BENCH_NODE_SECONDS``   how long a turn with a node counts, instead of 2
 ``BENCH_NODE_MINUTES``   how long a node's memory is watched, instead of 10
 ``BENCH_OFFICIAL_NODE``  address and port of an official node, to be measured as well
+``BENCH_SERVER_SECONDS`` how long a turn with small files on a history server counts, instead of 1
+``BENCH_SERVER_MIB``     how much goes up to a history server in a turn with large files, instead of 1024
 
 ``--render FILE`` only writes the part of an earlier run anew.
 """
@@ -27,6 +29,7 @@ from pathlib import Path
 import archive_report
 import node_report
 import plan
+import server_report
 from machine import facts
 from results import Results
 from tables import bullets
@@ -35,7 +38,7 @@ BENCHES = Path(__file__).resolve().parent
 INTRODUCTION = """\
 # Benchmarks
 
-`make bench` measures both parts and writes this page; `python benches/report.py --only node` measures one. What comes
+`make bench` measures all parts and writes this page; `python benches/report.py --only node` measures one. What comes
 after them is from `ANALYSIS.md`."""
 
 
@@ -60,8 +63,12 @@ def _node_tests() -> list[Path]:
     return sorted(BENCHES.glob("test_node*.py"))
 
 
+def _server_tests() -> list[Path]:
+    return sorted(BENCHES.glob("test_server*.py"))
+
+
 def _archive_tests() -> list[Path]:
-    return sorted(set(BENCHES.glob("test_*.py")) - set(_node_tests()))
+    return sorted(set(BENCHES.glob("test_*.py")) - set(_node_tests()) - set(_server_tests()))
 
 
 PARTS = {
@@ -73,6 +80,12 @@ PARTS = {
         _node_tests,
         node_report.section,
         lambda: (plan.node_seconds(), plan.node_minutes()) >= (plan.DEFAULT_NODE_SECONDS, plan.DEFAULT_NODE_MINUTES),
+    ),
+    "server": Part(
+        "The history server",
+        _server_tests,
+        server_report.section,
+        lambda: plan.server_seconds() >= plan.DEFAULT_SERVER_SECONDS and plan.server_mib() == plan.DEFAULT_SERVER_MIB,
     ),
 }
 
@@ -137,7 +150,7 @@ def run(name: str, saved: Path | None) -> int:
 def main() -> int:
     """Runs what is asked for."""
     parser = argparse.ArgumentParser(description="Run the benchmarks and write the table.")
-    parser.add_argument("--only", choices=PARTS, help="run, or render, one part; the other stays as it is")
+    parser.add_argument("--only", choices=PARTS, help="run, or render, one part; the others stay as they are")
     parser.add_argument("--render", type=Path, metavar="FILE", help="write the part of an earlier run anew")
     options = parser.parse_args()
     if options.render is not None and options.only is None:

@@ -19,6 +19,7 @@ import native_limits
 import plan
 import pytest
 import python_rival
+import servers
 from clock import CLOCK
 from h2 import Refused
 from lines import Unavailable
@@ -41,6 +42,7 @@ class Rig:
         self._stores: dict[int, Path] = {}
         self._imported_by_libxmtp: int | None = None
         self._nodes: dict[str, Node | Unavailable] = {}
+        self._servers: dict[str, servers.Server | Unavailable] = {}
 
     def close(self) -> None:
         """Ends what was started and removes what was written."""
@@ -48,9 +50,9 @@ class Rig:
         for name in ("_libxmtp", "_limits"):
             if isinstance(subject := started.get(name), libxmtp_rival.Libxmtp | native_limits.Limits):
                 subject.close()
-        for node in self._nodes.values():
-            if isinstance(node, Node):
-                node.close()
+        for running in (*self._nodes.values(), *self._servers.values(), started.get("load")):
+            if isinstance(running, Node | servers.Server | servers.Load):
+                running.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @cached_property
@@ -101,6 +103,29 @@ class Rig:
     def new_node(self, subject: str) -> Node:
         """A node that the caller closes."""
         return _answer(lambda: Node(subject, self.folder))
+
+    def server(self, subject: str) -> servers.Server:
+        """A history server that runs as long as the rig."""
+        if subject not in self._servers:
+            try:
+                self._servers[subject] = servers.Server(subject, self.folder)
+            except Unavailable as reason:
+                self._servers[subject] = reason
+        return _found(self._servers[subject])
+
+    def new_server(self, subject: str) -> servers.Server:
+        """A history server that the caller closes."""
+        return _answer(lambda: servers.Server(subject, self.folder))
+
+    @cached_property
+    def load(self) -> servers.Load:
+        """The clients of history servers."""
+        return servers.Load(self.folder)
+
+    @cached_property
+    def bodies(self) -> servers.Bodies:
+        """What history servers are to keep."""
+        return servers.Bodies(self.folder, plan.server_mib() * servers.MIB)
 
     def new_path(self, name: str) -> Path:
         """A path where nothing is; whatever is there now, or beside it, is removed."""

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,30 +45,16 @@ class Accept(asyncio.Protocol):
             self._transport.write(answer)
 
 
-def _options() -> dict[str, Any]:
-    """One address makes all requests: what one client may do is no limit here."""
-    try:
-        from xmtp_history import ServerLimits
-    except ImportError:
-        return {}
-    wanted = {
-        "max_uploads": 1_000,
-        "max_uploads_per_client": 1_000,
-        "uploads_per_minute": None,
-        "uploads_per_minute_per_client": None,
-    }
-    known = {field.name for field in fields(ServerLimits)}
-    return {"limits": ServerLimits(**{name: value for name, value in wanted.items() if name in known})}
-
-
 async def main(subject: str, folder: str) -> None:
     """Serves until standard input ends."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         if subject == "library":
-            from xmtp_history import HistoryServer, LocalStorage
+            from xmtp_history import HistoryServer, LocalStorage, ServerLimits
 
-            server = await stack.enter_async_context(HistoryServer(LocalStorage(folder), port=0, **_options()))
+            # One address makes all requests: what one client may do is no limit here.
+            limits = ServerLimits(max_uploads_per_client=1_000, uploads_per_minute=None)
+            server = await stack.enter_async_context(HistoryServer(LocalStorage(folder), port=0, limits=limits))
             port = urlsplit(server.url).port
         else:
             listener = await loop.create_server(Accept, "127.0.0.1", 0, backlog=1024)

@@ -5,60 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import time
 import tomllib
 import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import child
 from support.command import Running, serving, start
-from xmtp_history import ServerLimits
-from xmtp_history.cli import _serve_options
+from support.serve_command import fetch, fresh_home, one_sentence, run
 
 ANY_PORT = ("--port", "0", "--metrics-port", "0")
-NAME = "XMTP_HISTORY_SERVER_"
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user who has never configured anything."""
-    return {"HOME": os.fspath(tmp_path), "XDG_DATA_HOME": os.fspath(tmp_path / "data")}
-
-
-def run(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    with start("serve", *map(os.fspath, arguments), environment=environment) as process:
-        out, err = process.communicate(timeout=child.DEADLINE_SECONDS)
-        return process.returncode, out, err
-
-
-def config(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    code, out, err = run(*arguments, "--print-config", environment=environment)
-    assert (code, err) == (0, "")
-    return tomllib.loads(out)
-
-
-def fetch(url: str, body: bytes | None = None) -> bytes:
-    with urllib.request.urlopen(url, body, timeout=30) as answer:  # noqa: S310 - a URL of ours
-        content: bytes = answer.read()
-    return content
-
-
-def one_sentence(err: str) -> str:
-    """What is said of an error is one line, and no traceback; with wrong usage, below how to use the command."""
-    lines = err.splitlines()
-    assert lines[-1].startswith("Error: "), err
-    assert len(lines) == 1 or lines[0].startswith("Usage: xmtp-history serve"), err
-    assert "Traceback" not in err
-    return lines[-1].removeprefix("Error: ")
+    return fresh_home(tmp_path)
 
 
 # --- starting and stopping -------------------------------------------------------------------------------------------
@@ -71,7 +37,7 @@ def test_it_serves_without_any_configuration(home: dict[str, str], tmp_path: Pat
         assert running.urls["storage"] == str(archives)
         file_id = fetch(f"{url}/upload", b"archive").decode()
         assert fetch(f"{url}/files/{file_id}") == b"archive"
-        assert b"xmtp_history_files 1.0" in fetch(running.urls["metrics_url"])
+        assert b"\nxmtp_history_files " in fetch(running.urls["metrics_url"])
         assert (archives / file_id[:2] / file_id).exists()
         code, err = running.stop(number)
         assert code == 0
@@ -82,8 +48,9 @@ def test_it_serves_without_any_configuration(home: dict[str, str], tmp_path: Pat
 
 
 def test_without_a_directory_for_data_it_is_below_the_home(home: dict[str, str], tmp_path: Path) -> None:
-    found = config(environment=home | {"XDG_DATA_HOME": ""})
-    assert found["storage"] == str(tmp_path / ".local" / "share" / "xmtp-history" / "archives")
+    code, out, _ = run("--print-config", environment=home | {"XDG_DATA_HOME": ""})
+    assert code == 0
+    assert tomllib.loads(out)["storage"] == str(tmp_path / ".local" / "share" / "xmtp-history" / "archives")
     assert not (tmp_path / ".local").exists(), "printing changes nothing"
 
 
@@ -218,144 +185,11 @@ def test_a_storage_that_is_no_directory_is_refused(home: dict[str, str], tmp_pat
     assert file.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("port = ", "is not TOML"),
-        ("prot = 5558", "unknown setting: prot"),
-        ("config = 'x'", "unknown setting: config"),
-        ("print-config = true", "unknown setting: print_config"),
-        ("json = true", "unknown setting: json"),
-        ("port = 'x'", "--port"),
-        ("max-file-bytes = 'many'", "500MB"),
-        ("retention = true", "7d"),
-        ("[limits]\nmax-uploads = 1", "unknown setting: limits"),
-        ("delete-after-download = 'maybe'", "--delete-after-download"),
-    ],
-)
-def test_a_file_that_is_wrong_is_refused(home: dict[str, str], tmp_path: Path, text: str, named: str) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(text)
-    code, out, err = run("--config", file, environment=home)
-    assert (code, out) == (2, "")
-    assert named in one_sentence(err)
-
-
 def test_a_file_that_is_missing_is_refused(home: dict[str, str], tmp_path: Path) -> None:
     for option, expected in (("--config", 10), ("--upload-tokens", 10)):
         code, out, err = run(*ANY_PORT, option, tmp_path / "missing", environment=home)
         assert (code, out) == (expected, "")
         assert "missing" in one_sentence(err)
-
-
-# --- configuration ---------------------------------------------------------------------------------------------------
-
-
-def test_the_defaults_are_those_of_the_library() -> None:
-    limits = ServerLimits()
-    for limit in _serve_options.LIMITS:
-        assert limit.kind.convert(limit.default, None, None) == getattr(limits, limit.field), limit.field
-    assert {limit.field for limit in _serve_options.LIMITS} == set(ServerLimits.__dataclass_fields__)
-
-
-def test_flags_go_before_the_environment_and_that_before_the_file(home: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text('port = 1\nmetrics-port = 1\nmax-uploads = 1\nprefix = "/file"\ntrusted-proxy = ["10.0.0.1"]\n')
-    environment = home | {f"{NAME}PORT": "2", f"{NAME}METRICS_PORT": "2", f"{NAME}STORAGE": "/environment"}
-    found = config("--config", file, "--port", "3", environment=environment)
-    expected = {"port": 3, "metrics_port": 2, "max_uploads": 1, "prefix": "/file", "storage": "/environment"}
-    assert {name: found[name] for name in expected} == expected
-    assert found["trusted_proxy"] == ["10.0.0.1"]
-
-
-def test_the_file_may_be_named_by_the_environment(home: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text("port = 1")
-    assert config(environment=home | {f"{NAME}CONFIG": str(file)})["port"] == 1
-
-
-OPTIONS: dict[str, tuple[str, object]] = {
-    "storage": ("/somewhere", "/somewhere"),
-    "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - nobody listens
-    "port": ("1234", 1234),
-    "prefix": ("/below", "/below"),
-    "metrics_host": ("::1", "::1"),
-    "metrics_port": ("1235", 1235),
-    "no_metrics": ("true", True),
-    "retention": ("none", "none"),
-    "resumable_retention": ("1.5h", 5_400),
-    "sweep": ("90", 90),
-    "delete_after_download": ("true", True),
-    "upload_tokens": ("/tokens.toml", "/tokens.toml"),
-    "token_for_downloads": ("true", True),
-    "trusted_proxy": ("10.0.0.0/8", ["10.0.0.0/8"]),
-    "redirect": ("true", True),
-    "redirect_lifetime": ("2min", 120),
-    "spool": ("/spool", "/spool"),
-    "max_file_bytes": ("500MB", 500_000_000),
-    "max_total_bytes": ("1.5 GiB", 3 * 2**29),
-    "min_free_bytes": ("0", 0),
-    "max_uploads": ("5", 5),
-    "max_uploads_per_client": ("6", 6),
-    "uploads_per_minute": ("none", "none"),
-    "max_downloads": ("8", 8),
-    "max_connections": ("7", 7),
-    "head_timeout": ("1m", 60),
-    "idle_timeout": ("0.5s", 0.5),
-    "min_bytes_per_second": ("0", 0),
-    "stall_timeout": ("1d", 86_400),
-    "keep_alive_timeout": ("2h", 7_200),
-    "shutdown_timeout": ("0", 0),
-    "log_level": ("debug", "debug"),
-    "log_format": ("text", "text"),
-}
-_FLAGS = {name for name, (text, _) in OPTIONS.items() if text == "true"}
-
-
-def test_all_three_ways_have_the_same_names(home: dict[str, str], tmp_path: Path) -> None:
-    """And what is printed is understood again."""
-    file = tmp_path / "config.toml"
-    expected = {name: value for name, (_, value) in OPTIONS.items()}
-    flags = [f"--{name.replace('_', '-')}" + ("" if name in _FLAGS else f"={OPTIONS[name][0]}") for name in OPTIONS]
-    assert config(*flags, environment=home) == expected
-    by_name = {f"{NAME}{name.upper()}": text for name, (text, _) in OPTIONS.items()}
-    assert config(environment=home | by_name) == expected
-    for style in (str, lambda name: name.replace("_", "-")):
-        lines = []
-        for name, (text, value) in OPTIONS.items():
-            written = json.dumps(value if name in _FLAGS or isinstance(value, list) else text)
-            lines.append(f"{style(name)} = {written}\n")
-        file.write_text("".join(lines))
-        assert config("--config", file, environment=home) == expected
-
-
-def test_what_is_printed_gives_the_same_again(home: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    strange = '/a "quoted" path\\with\ttabs and ümläuts'
-    for arguments in ((), ("--storage", strange, "--retention", "none", "--idle-timeout", "0.123456789s")):
-        code, out, err = run(*arguments, "--print-config", environment=home)
-        assert (code, err) == (0, "")
-        file.write_text(out, encoding="utf-8")
-        assert run("--config", file, "--print-config", environment=home) == (0, out, "")
-    assert config("--config", file, environment=home)["storage"] == strange
-
-
-def test_what_is_configured_is_what_happens(home: dict[str, str], tmp_path: Path) -> None:
-    tokens, file = tmp_path / "tokens.toml", tmp_path / "config.toml"
-    tokens.write_text('[tokens.fleet]\ntoken = "0123456789abcdef"\n')
-    file.write_text(
-        f'port = 0\nno-metrics = true\nprefix = "/below"\nmax-file-bytes = "10B"\nupload-tokens = "{tokens}"\n'
-    )
-    with serving("serve", "--config", os.fspath(file), environment=home) as running:
-        url = running.urls["history_sync_url"]
-        assert running.urls["metrics_url"] is None
-        assert url.endswith("/below")
-        for path, size, expected in (("/upload", 1, 401), ("/t/0123456789abcdef/upload", 11, 413)):
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                fetch(url + path, bytes(size))
-            caught.value.close()
-            assert caught.value.code == expected
-        assert len(fetch(f"{url}/t/0123456789abcdef/upload", bytes(10))) == 36
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------
@@ -440,12 +274,3 @@ def test_a_bucket_works(home: dict[str, str], tmp_path: Path) -> None:
             assert code == 0
             assert s3.secret_key not in err
         assert not (tmp_path / "data").exists(), "nothing is kept here"
-
-
-def test_the_command_is_in_the_path() -> None:
-    program = shutil.which("xmtp-history")
-    if program is None:
-        pytest.skip("the package is not installed")
-    shown = subprocess.run([program, "serve", "--help"], capture_output=True, text=True, check=True).stdout
-    for name in OPTIONS:
-        assert f"--{name.replace('_', '-')}" in shown

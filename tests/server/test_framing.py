@@ -169,7 +169,6 @@ def test_chunks_that_break_the_rules_are_refused(tmp_path: Path, body: bytes) ->
     "request_bytes",
     [
         HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-        HEAD.replace(b"1.1", b"1.2") + b"Content-Length: 3\r\n\r\nabc",
         HEAD.replace(b" HTTP/1.1", b" x HTTP/1.1") + b"Content-Length: 3\r\n\r\nabc",
         HEAD.replace(b"POST", b"PO ST") + b"Content-Length: 3\r\n\r\nabc",
         HEAD.replace(b"POST", b"P(ST") + b"Content-Length: 3\r\n\r\nabc",

@@ -171,7 +171,7 @@ def test_at_a_random_moment(tmp_path: Path, seed: int) -> None:
 #: Does something again and again, each time in another process, that kills itself before a later step than the last one;
 #: until one gets to the end.
 _STEPS = """
-import asyncio, os, signal, sys, uuid
+import asyncio, os, signal, sys, time, uuid
 from pathlib import Path
 import pytest
 from support.storages import Fuse, LocalPlace, content, new_info, prepared, resumed
@@ -203,11 +203,11 @@ async def do(number):
             fuse.left = number
             await storage.delete(new.file_id)
             return
-        upload_id, upload = await storage.create_resumable(new_info(None, new=new))
+        upload_id, upload = await storage.create_resumable(new_info(new=new, created=time.time()))
         for piece in (data[:size // 2], data[size // 2:]):
             await upload.write(piece)
             await upload.flush()
-            (folder / f"{number}.offset").write_text(str(upload.offset))
+            (folder / str(number) / "offset").write_text(str(upload.offset))
         if name == "discard":
             await upload.discard()
         else:
@@ -234,7 +234,7 @@ def _each_step(folder: Path, name: str, size: int) -> list[Path]:
     """What is left by processes that got one step further each; the last one was not killed."""
     last = int(child.run(_STEPS, folder, name, str(size)))
     assert last >= (2 if name == "delete" else 5)
-    return [folder / str(number) for number in range(last + 1)]
+    return [folder / str(number) / "local" for number in range(last + 1)]
 
 
 @pytest.mark.parametrize("size", [10, 3_000_000])
@@ -263,7 +263,7 @@ def test_before_each_step_of_a_deletion(tmp_path: Path) -> None:
     async def main() -> None:
         *killed, last = _each_step(tmp_path, "delete", 10)
         for folder in (*killed, last):
-            async with prepared(Place(folder)) as storage:
+            async with prepared(Place(folder.parent)) as storage:
                 if await exists(storage, _NEW):
                     assert folder != last
                     await check(storage, _NEW, content(10))
@@ -279,13 +279,13 @@ def test_before_each_step_of_a_resumable_upload(tmp_path: Path, size: int) -> No
         *killed, last = _each_step(tmp_path, "finish", size)
         committed = 0
         for folder in (*killed, last):
-            async with prepared(Place(folder)) as storage:
+            async with prepared(Place(folder.parent)) as storage:
                 _, uploads = await listed(storage)
             for upload_id in uploads:
                 async with serving(folder) as (_, client):
                     path = f"/upload/{upload_id}"
                     answer = await tus.head(client, path)
-                    acknowledged = folder.with_name(f"{folder.name}.offset")
+                    acknowledged = folder.with_name("offset")
                     if answer.status == 404:
                         # It was not created quite.
                         assert not acknowledged.exists()

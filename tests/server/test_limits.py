@@ -294,6 +294,27 @@ def test_resumable_uploads_count_as_well(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_downloads_at_the_same_time_have_a_limit(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, max_downloads=1, metrics_port=0) as (server, client):
+            file = await uploaded(client, bytes(12 * 1024 * 1024))
+            async with connected(server, receive_bytes=4_096) as connection:
+                await connection.send(f"GET {file.path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+                await connection.head()
+                code, kind, headers = await problem(client, "GET", file.path)
+                assert (code, kind) == (503, "busy")
+                assert int(headers["Retry-After"]) > 0
+                assert await status(client, "HEAD", file.path) == 200
+                await upload(client, b"archive")
+
+            async def accepted() -> bool:
+                return await status(client, "GET", file.path, headers={"Range": "bytes=0-0"}) == 206
+
+            await eventually(accepted)
+
+    asyncio.run(main())
+
+
 def test_connections_have_a_limit(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path, max_connections=2) as (server, _):

@@ -152,6 +152,8 @@ def test_each_request_is_logged_with_its_fields(tmp_path: Path, caplog: pytest.L
     logged: list[dict[str, Any]] = [vars(record)["fields"] for record in caplog.records]
     assert len({fields.pop("request") for fields in logged}) == 4
     assert all(0 <= fields.pop("seconds") < 60 for fields in logged)
+    assert all(fields.pop("token") is None for fields in logged)
+    assert {fields.pop("token", None) for fields in logged} == {None}
     named = {"id": file_id[:8], "aborted": None}
     assert logged == [
         {"route": "upload", "method": "POST", "status": 200, "received": 100, "sent": 0, **named},

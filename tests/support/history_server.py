@@ -97,7 +97,11 @@ async def connected(server: HistoryServer, *, receive_bytes: int | None = None) 
     if receive_bytes is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     raw.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(raw, (host, int(port)))
+    try:
+        await asyncio.get_running_loop().sock_connect(raw, (host, int(port)))
+    except BaseException:
+        raw.close()
+        raise
     reader, writer = await asyncio.open_connection(sock=raw, limit=receive_bytes or 2**16)
     try:
         yield Connection(reader, writer)

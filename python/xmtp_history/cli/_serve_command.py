@@ -95,7 +95,7 @@ def _storage(given: dict[str, Any]) -> Storage:
 
 
 def _allow_many_files() -> None:
-    """Every upload takes two descriptors, and systems begin with few."""
+    """Every upload takes three descriptors, and systems begin with few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         # What the system does not allow is not needed to begin with.
@@ -107,7 +107,10 @@ async def _run(server: HistoryServer, storage: str, *, as_json: bool) -> None:
     stop: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
-        await server.start()
+        try:
+            await server.start()
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
         stack.push_async_callback(server.aclose, seconds=0)
         # From here on a signal stops in order; before, it interrupts like everywhere else.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -152,7 +152,9 @@ class Body:
                         await self._readable()
                     else:
                         self._framing.take(data)
-        except (TimeoutError, Refused, BrokenFraming):
+                        # Whoever sends without a pause must not hold up the others.
+                        await asyncio.sleep(0)
+        except (OSError, Refused, BrokenFraming):
             return
         finally:
             self.close()
@@ -180,8 +182,9 @@ class Body:
             return data
         if self._lost:
             raise problems.broken_body()
+        taken = self._opened()
         try:
-            data = self._opened().recv(most)
+            data = taken.recv(most)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:

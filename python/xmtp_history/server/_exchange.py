@@ -75,6 +75,8 @@ class Exchange:
     before: str = ""
     #: Who the request counts for in limits.
     client: str = ""
+    #: The name of the token that was shown.
+    token: str | None = None
     #: What a log may know of an id.
     short_id: str | None = None
     sent: int = 0

@@ -138,10 +138,11 @@ class Service:
             raise problems.unavailable("stopping", "The server is stopping.")
         if _cors.is_preflight(request):
             return _cors.preflight(request)
-        path = self._enter(exchange)
+        path, token = self._enter(exchange)
         exchange.route, handlers = self._handlers(path)
         if not handlers:
             raise problems.not_found()
+        self._check_token(exchange, token)
         if exchange.route == "resumable":
             exchange.method = request.headers.get(OVERRIDE, exchange.method)
         handler = handlers.get(exchange.method)
@@ -150,8 +151,8 @@ class Service:
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "method", f"Use {methods}.", {hdrs.ALLOW: methods})
         return await handler(exchange)
 
-    def _enter(self, exchange: Exchange) -> str:
-        """The path below prefix and token; notes what stood before it, and whose request it is."""
+    def _enter(self, exchange: Exchange) -> tuple[str, str | None]:
+        """The path below prefix and token, and that token; notes what stood before, and whose request it is."""
         policy, request = self._house.policy, exchange.request
         exchange.client = client_key(policy.proxies.client(request))
         # A server URL that ends in a slash makes clients ask for "//upload".
@@ -163,14 +164,18 @@ class Service:
                 raise problems.not_found()
             exchange.before = policy.prefix
             path = path.removeprefix(policy.prefix)
-        token = None
         if policy.tokens is not None and (found := _TOKEN.fullmatch(path)):
             exchange.before += f"/t/{found[1]}"
-            token, path = unquote(found[1]), found[2]
-        guarded = path == "/upload" or (policy.token_for_downloads and path.startswith("/files/"))
+            return found[2], unquote(found[1])
+        return path, None
+
+    def _check_token(self, exchange: Exchange, in_path: str | None) -> None:
+        """Checks the token that a request has to show, if it has to. A resumable upload's own URL is as good as one."""
+        policy = self._house.policy
+        guarded = exchange.route == "upload" or (policy.token_for_downloads and exchange.route == "file")
         if policy.tokens is not None and guarded and exchange.method != hdrs.METH_OPTIONS:
-            exchange.client = f"token {policy.tokens.check(shown_token(request, token))}"
-        return path
+            exchange.token = policy.tokens.check(shown_token(exchange.request, in_path))
+            exchange.client = f"token {exchange.token}"
 
     def _handlers(self, path: str) -> tuple[str, dict[str, _Handler]]:
         """The name of a resource, and what its methods do. Nothing: there is no such resource."""
@@ -228,6 +233,7 @@ class Service:
                 "method": method,
                 "status": status,
                 "id": exchange.short_id,
+                "token": exchange.token,
                 "received": exchange.body.received,
                 "sent": exchange.sent,
                 "seconds": round(seconds, 6),

@@ -195,6 +195,11 @@ class Ledger:
         self.stored += size
         self._changed = (self._changed[0] + files, self._changed[1] + size)
 
+    def drop(self, size: int) -> None:
+        """A file is gone that whoever counts has left out."""
+        self.files = max(0, self.files - 1)
+        self.stored = max(0, self.stored - size)
+
     def begin_count(self) -> None:
         """Somebody begins to count."""
         self._changed = (0, 0)

@@ -266,6 +266,7 @@ class _Connection(RequestHandler):
     def _refuse(self, last_words: bytes) -> None:
         """Says why, and closes. What still comes is thrown away for a while: else the answer could be lost."""
         self._stop_waiting()
+        self._listener.metrics.requests.labels("other", "other", last_words.split(maxsplit=2)[1].decode()).inc()
         self._refused = True
         self._raw.clear()
         if self.transport is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from xmtp_history.server._exchange import House
+    from xmtp_history.server.storage import FileEntry
 
 _logger = logging.getLogger("xmtp_history.server")
 
@@ -25,13 +27,17 @@ class Sweeper:
         self._house = house
         self._in_use = in_use
         self._seconds = seconds
+        self._swept = False
 
     async def run(self) -> None:
-        """Sweeps until it is cancelled; first at once, because the quota needs a count."""
+        """Sweeps until it is cancelled; at once, if that has not been done."""
+        if self._swept:
+            await asyncio.sleep(self._seconds)
         while True:
             try:
                 await self.sweep()
             except OSError as error:
+                self._house.metrics.storage_errors.labels("list").inc()
                 _logger.error("the sweep was broken off: %s", problems.cause(error))  # noqa: TRY400 - enough
             except Exception:
                 _logger.exception("the sweep failed")
@@ -45,10 +51,12 @@ class Sweeper:
         """
         house = self._house
         house.ledger.begin_count()
+        began = time.time()
         files = size = 0
         async for entries in house.storage.files():
             for entry in entries:
-                if not await self._remove_file(entry.file_id, entry.committed, entry.size):
+                # What has come since is added by whoever stored it.
+                if not await self._remove_file(entry) and entry.committed < began:
                     files += 1
                     size += entry.size
             # One that lists without waiting for anything must not hold up requests.
@@ -61,18 +69,21 @@ class Sweeper:
         with suppress(OSError):
             house.ledger.free = await house.storage.free_bytes()
         house.metrics.swept.set_to_current_time()
+        self._swept = True
 
-    async def _remove_file(self, file_id: UUID, committed: float, size: int) -> bool:
+    async def _remove_file(self, entry: FileEntry) -> bool:
         age = self._house.policy.retention_seconds
-        if age is None or file_id in self._in_use or self._house.clock.now() - committed < age:
+        if age is None or entry.file_id in self._in_use or self._house.clock.now() - entry.committed < age:
             return False
         try:
             with self._house.metrics.storage("delete"):
-                await self._house.storage.delete(file_id)
+                removed = await self._house.storage.delete(entry.file_id)
         except OSError as error:
-            _logger.warning("an expired file of %d bytes could not be removed: %s", size, problems.cause(error))
+            _logger.warning("an expired file could not be removed: %s", problems.cause(error))
             return False
-        self._house.metrics.removed.labels("expired").inc()
+        if removed:
+            self._house.ledger.drop(entry.size)
+            self._house.metrics.removed.labels("expired").inc()
         return True
 
     async def _remove_part(self, upload_id: str, touched: float) -> bool:

@@ -130,6 +130,7 @@ class HistoryServer:
         Raises:
             RuntimeError: the server is running.
             OSError: the storage cannot be used, or a port is taken.
+            ValueError: an option of the storage is not valid.
         """
         if self._running is not None:
             raise RuntimeError("the server is running")
@@ -139,13 +140,16 @@ class HistoryServer:
             await self._storage.prepare()
             house = self._house()
             service = Service(house)
+            sweeper = Sweeper(house, service.downloads.in_use, self._sweep_seconds)
+            if self._limits.max_total_bytes is not None:
+                # What is there already counts from the first upload on.
+                await sweeper.sweep()
             listener = Listener(service.answer, self._limits, house.metrics)
             runner = await _listen(stack, listener, self._host, self._port)
             metrics_runner = None
             if self._metrics_port is not None:
                 about = web.Server(_About(service, house.metrics).answer, access_log=None)
                 metrics_runner = await _listen(stack, about, self._metrics_host, self._metrics_port)
-            sweeper = Sweeper(house, service.downloads.in_use, self._sweep_seconds)
             sweeping = asyncio.create_task(sweeper.run(), name="xmtp-history sweep")
             stack.push_async_callback(_end, sweeping)
             self._running = _Running(service, runner, metrics_runner, stack.pop_all())

@@ -224,7 +224,7 @@ class FileEntry:
     """A committed file in a listing.
 
     Attributes:
-        size: bytes that it takes up.
+        size: bytes of its content.
         committed: seconds since 1970, by the clock of the storage.
     """
 

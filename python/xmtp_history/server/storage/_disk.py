@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TRAILER = struct.Struct("<16s32s32s")
+TRAILER_BYTES = _TRAILER.size
 _MARK = b"xmtp-history 1\r\n"
 
 #: Bytes hashed or read at a time.
@@ -42,24 +43,28 @@ class OpenFile:
 def open_stored(path: Path) -> OpenFile | None:
     """Opens a stored file; None if there is none, or something else."""
     try:
-        file = io.FileIO(path, "rb")
-    except (FileNotFoundError, IsADirectoryError):
+        # Not waiting: what has been put there may be a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
         return None
+    found = os.fstat(descriptor)
+    size = found.st_size - _TRAILER.size
+    if not stat.S_ISREG(found.st_mode) or size < 0:
+        os.close(descriptor)
+        return None
+    file = io.FileIO(descriptor, "rb")
     try:
-        found = os.fstat(file.fileno())
-        size = found.st_size - _TRAILER.size
-        if stat.S_ISREG(found.st_mode) and size >= 0:
-            small = size <= SMALL_BYTES
-            start = 0 if small else size
-            data = os.pread(file.fileno(), found.st_size - start, start)
-            mark, sha256, capability_sha256 = _TRAILER.unpack(data[-_TRAILER.size :])
-            if mark == _MARK:
-                info = FileInfo(size, sha256, capability_sha256, found.st_mtime)
-                return OpenFile(file, info, data[:size] if small else None)
-        file.close()
+        small = size <= SMALL_BYTES
+        start = 0 if small else size
+        data = os.pread(descriptor, found.st_size - start, start)
+        mark, sha256, capability_sha256 = _TRAILER.unpack(data[-_TRAILER.size :])
+        if mark == _MARK:
+            info = FileInfo(size, sha256, capability_sha256, found.st_mtime)
+            return OpenFile(file, info, data[:size] if small else None)
     except BaseException:
         file.close()
         raise
+    file.close()
     return None
 
 

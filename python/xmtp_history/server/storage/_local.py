@@ -289,7 +289,8 @@ def _list_files(folder: Path) -> list[FileEntry]:
                     if committed > now + _AHEAD_SECONDS:
                         os.utime(item.path, (now, now), follow_symlinks=False)
                         committed = now
-                    entries.append(FileEntry(file_id, status.st_size, committed))
+                    size = max(0, status.st_size - _disk.TRAILER_BYTES)
+                    entries.append(FileEntry(file_id, size, committed))
     return entries
 
 

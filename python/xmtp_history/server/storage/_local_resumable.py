@@ -96,6 +96,8 @@ class LocalResumables:
             if finished is None:
                 return None
             finished.file.close()
+            # Whoever gave it its name may have been killed before it had made that durable.
+            _disk.sync_folder(paths.target.parent)
             info.length = finished.info.size
             upload = LocalResumable(paths, info, None, finished.info.size, self._threads)
             upload.sha256 = finished.info.sha256

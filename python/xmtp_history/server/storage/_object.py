@@ -34,6 +34,10 @@ _PROBE_SECONDS = 3600
 #: How many threads work on spools.
 _THREADS = 4
 
+#: What obstore's threads need to let go of Python after their last answer, seconds, generously: a process that ends
+#: before they have is aborted.
+_SETTLE_SECONDS = 0.1
+
 #: The longest that signed URLs are good for, seconds.
 _MAX_REDIRECT_SECONDS = 7 * 24 * 3600
 
@@ -114,6 +118,8 @@ class ObjectStorage:
         if means is not None and means.running:
             await asyncio.wait(set(means.running))
         await self._threads.stop()
+        if self._bucket is not None:
+            await asyncio.sleep(_SETTLE_SECONDS)
 
     async def probe(self) -> None:
         """Writes, reads and deletes an object."""

@@ -1,0 +1,137 @@
+"""The documentation says what is there: options, variables, metrics, errors, links and examples."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import xmtp_history
+from support.history_server import serving
+from xmtp_history.cli._app import cli
+from xmtp_history.cli._serve_command import serve
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "docs" / "examples"
+SERVER = ROOT / "docs" / "history-server.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=str)
+SOURCES = Path(xmtp_history.__file__).parent / "server"
+
+#: What serve.toml sets to something else than the default.
+OUR_CHOICE = {"storage", "trusted_proxy", "max_total_bytes", "min_free_bytes"}
+
+#: What makes an error that clients see.
+MAKES_ERRORS = {"Refused", "unavailable", "too_many"}
+
+_METRIC = re.compile(r"\bxmtp_history_[a-z_]+[a-z]")
+_LINK = re.compile(r"\]\(([^)#\s:]*)(#[^)\s]+)?\)")
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def configured(*arguments: str) -> dict[str, object]:
+    """What ``serve --print-config`` says."""
+    result = CliRunner().invoke(cli, ["serve", "--print-config", *arguments])
+    assert result.exit_code == 0, result.output
+    return tomllib.loads(result.output)
+
+
+def _blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def metrics(path: Path) -> set[str]:
+    async def get() -> str:
+        async with serving(path, metrics_port=0, max_total_bytes=1) as (server, client):
+            assert server.metrics_url is not None
+            async with client.get(server.metrics_url) as response:
+                return await response.text()
+
+    found = re.findall(r"^# HELP (\S+)", asyncio.run(get()), re.MULTILINE)
+    return {name for name in found if not name.endswith("_created")}
+
+
+def test_every_option_of_serve_is_documented() -> None:
+    text = SERVER.read_text()
+    options = {name for option in serve.params if isinstance(option, click.Option) for name in option.opts}
+    assert sorted(name for name in options if f"`{name}`" not in text and f"`{name} " not in text) == []
+
+
+def test_every_variable_in_the_documentation_is_one_of_an_option() -> None:
+    variables = {f"XMTP_HISTORY_SERVER_{option.name}".upper() for option in serve.params}
+    for page in [*PAGES, *EXAMPLES.iterdir()]:
+        if page.is_file():
+            assert set(re.findall(r"XMTP_HISTORY_SERVER_\w+", page.read_text())) - {"XMTP_HISTORY_SERVER_"} <= variables
+
+
+def test_metrics_are_documented_and_no_others(tmp_path: Path) -> None:
+    there = metrics(tmp_path)
+    assert set(re.findall(r"^\| `(xmtp_history_\w+)`", OPERATIONS.read_text(), re.MULTILINE)) == there
+    assert set(_METRIC.findall((EXAMPLES / "alerts.yml").read_text())) <= there
+
+
+def test_every_kind_of_error_is_documented() -> None:
+    kinds = set()
+    for source in SOURCES.glob("*.py"):
+        for call in ast.walk(ast.parse(source.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in MAKES_ERRORS:
+                values = (one.value for one in call.args if isinstance(one, ast.Constant))
+                kinds.update([value for value in values if isinstance(value, str)][:1])
+    documented = set(re.findall(r"^\| \d{3} \| `([a-z-]+)` \|", SERVER.read_text(), re.MULTILINE))
+    assert documented == kinds
+
+
+def test_the_complete_configuration_is_one() -> None:
+    given = tomllib.loads((EXAMPLES / "serve.toml").read_text())
+    commented = re.findall(r"^# (\w+) = ", (EXAMPLES / "serve.toml").read_text(), re.MULTILINE)
+    assert {*given, *commented} == {option.name for option in serve.params} - {"config", "print_config", "as_json"}
+    ours, default = configured("--config", str(EXAMPLES / "serve.toml")), configured()
+    assert {name for name in {*ours, *default} if ours.get(name) != default.get(name)} == OUR_CHOICE
+
+
+def test_the_other_examples_parse() -> None:
+    rules = json.loads((EXAMPLES / "s3-lifecycle.json").read_text())["Rules"]
+    assert len({rule["ID"] for rule in rules}) == len(rules)
+    alerts = (EXAMPLES / "alerts.yml").read_text()
+    assert "\t" not in alerts
+    assert alerts.count("- alert: ") == alerts.count("expr: ") == alerts.count("summary: ")
+    unit = (EXAMPLES / "xmtp-history.service").read_text()
+    assert re.findall(r"^\[(\w+)\]$", unit, re.MULTILINE) == ["Unit", "Service", "Install"]
+    proxy = (EXAMPLES / "nginx.conf").read_text()
+    assert proxy.count("{") == proxy.count("}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_lead_somewhere(page: Path) -> None:
+    for path, anchor in _LINK.findall(page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor[1:] in anchors(target), path + anchor
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_examples_in_the_text_parse(page: Path) -> None:
+    text = page.read_text()
+    for code in _blocks("python", text):
+        compile(code, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for code in _blocks("toml", text):
+        tomllib.loads(code)
+    for code in _blocks("json", text):
+        for one in re.split(r"\n(?=\{)", code):
+            json.loads(one)

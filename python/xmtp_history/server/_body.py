@@ -244,7 +244,9 @@ class _Writer:
 
     def begin(self) -> None:
         """Begins to write what has been gathered; gives back the right to have it when it is written."""
-        self._writing = asyncio.ensure_future(self._write_piece(self.rest()))
+        self._writing = asyncio.ensure_future(self._write(self.rest()))
+        # Not by the task itself, which may be cancelled before it has begun.
+        self._writing.add_done_callback(lambda _: self._pieces.release())
 
     async def settle(self) -> None:
         """Waits for what is being written."""
@@ -259,18 +261,14 @@ class _Writer:
             if not self._writing.cancelled():
                 self._writing.exception()
 
-    async def _write_piece(self, data: bytes) -> None:
-        try:
-            await self._write(data)
-        finally:
-            self._pieces.release()
-
 
 async def pour(
     body: Body,
     pieces: asyncio.Semaphore,
     account: Callable[[int], Awaitable[None]],
     write: Callable[[bytes], Awaitable[None]],
+    *,
+    keep: bool = False,
 ) -> bytes:
     """Writes a body as it arrives, and returns the little that is left to write.
 
@@ -281,6 +279,7 @@ async def pour(
         pieces: the right to have pieces in memory.
         account: told of bytes before they are kept; may refuse.
         write: takes a piece; the next call comes when it has.
+        keep: whether to write what has arrived also of a body that breaks off.
     """
     writer = _Writer(write, pieces)
     try:
@@ -305,8 +304,10 @@ async def pour(
             elif not body.done:
                 await body.wait()
         await writer.settle()
-    except BaseException:
+    except BaseException as error:
         await writer.stop()
+        if keep and isinstance(error, Refused) and writer.size:
+            await write(writer.rest())
         raise
     return writer.rest()
 

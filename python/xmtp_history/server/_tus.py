@@ -214,7 +214,7 @@ class Tus:
             await upload.write(data)
 
         try:
-            last = await pour(body, house.pieces, account, write)
+            last = await pour(body, house.pieces, account, write, keep=True)
             if last:
                 await write(last)
             if checksum is not None:

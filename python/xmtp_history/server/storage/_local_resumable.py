@@ -254,8 +254,8 @@ class LocalResumable:
             _remove(self._paths.state, self._paths.part)
 
     def _opened(self) -> io.FileIO:
-        if self._file is None or self._file.closed:
-            raise RuntimeError("the upload was given up")
+        if self._file is None or self._file.closed or self.committed:
+            raise RuntimeError("the upload is over")
         return self._file
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 1024 * 1024
 _PIECES = 8
 
+#: What may have been taken from the socket already when somebody asks for less, bytes.
+_SLACK_BYTES = 128 * 1024
+
 #: An upload may keep as much while it waits for more, bytes.
 _KEPT_BYTES = 16 * 1024
 
@@ -39,9 +42,23 @@ _RECEIVE_BYTES = 256 * 1024
 _GRACE_SECONDS = 60.0
 
 
-def pieces() -> asyncio.Semaphore:
-    """The right to have pieces in memory, for all uploads of a server."""
-    return asyncio.Semaphore(_PIECES)
+class Pieces:
+    """The memory for pieces of all uploads of a server. It is used again and again: asking the system for it costs more."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(_PIECES)
+        self._free: list[bytearray] = []
+
+    async def acquire(self) -> bytearray:
+        """Memory for one piece."""
+        await self._turns.acquire()
+        return self._free.pop() if self._free else bytearray(_PIECE_BYTES)
+
+    def release(self, memory: bytearray | None) -> None:
+        """Gives memory back; None: it may still be in use, and is left to whoever uses it."""
+        if memory is not None:
+            self._free.append(memory)
+        self._turns.release()
 
 
 class Body:
@@ -219,11 +236,12 @@ class Body:
 class _Writer:
     """Gathers what arrives into pieces, and writes one while the next is gathered."""
 
-    def __init__(self, write: Callable[[bytes], Awaitable[None]], pieces: asyncio.Semaphore) -> None:
+    def __init__(self, write: Callable[[memoryview], Awaitable[None]], pieces: Pieces) -> None:
         self._write = write
         self._pieces = pieces
         self._writing: asyncio.Future[None] | None = None
-        self._gathered: list[bytes] = []
+        self._memory: bytearray | None = None
+        self._kept = b""
         self.size = 0
 
     @property
@@ -231,22 +249,41 @@ class _Writer:
         """Whether something is being written, or nobody has looked whether it went well."""
         return self._writing is not None
 
+    async def open(self) -> None:
+        """Gets memory for a piece, which begins with what was kept."""
+        self._memory = await self._pieces.acquire()
+        self.size, kept, self._kept = 0, self._kept, b""
+        self.gather(kept)
+
     def gather(self, data: bytes) -> None:
         """Takes some of a piece."""
-        self._gathered.append(data)
-        self.size += len(data)
+        if self._memory is not None:
+            end = self.size + len(data)
+            self._memory[self.size : end] = data
+            self.size = end
 
-    def rest(self) -> bytes:
-        """What has been gathered, which is not kept here any more."""
-        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
-        self._gathered, self.size = [], 0
-        return data
+    def close(self) -> None:
+        """Gives the memory back, and keeps the little that is in it."""
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            self._kept = bytes(memoryview(memory)[: self.size])
+            self._pieces.release(memory)
 
     def begin(self) -> None:
-        """Begins to write what has been gathered; gives back the right to have it when it is written."""
-        self._writing = asyncio.ensure_future(self._write(self.rest()))
-        # Not by the task itself, which may be cancelled before it has begun.
-        self._writing.add_done_callback(lambda _: self._pieces.release())
+        """Begins to write what has been gathered; the memory goes back when it is written."""
+        memory, self._memory = self._memory, None
+        if memory is None:
+            return
+        self._writing = asyncio.ensure_future(self._write(memoryview(memory)[: self.size]))
+        self.size = 0
+        # Not by the task itself, which may be cancelled before it has begun. When it is, a thread may still be reading.
+        self._writing.add_done_callback(lambda done: self._pieces.release(None if done.cancelled() else memory))
+
+    def rest(self) -> bytes:
+        """What was kept, which is not kept any more."""
+        kept, self._kept = self._kept, b""
+        self.size = 0
+        return kept
 
     async def settle(self) -> None:
         """Waits for what is being written."""
@@ -256,6 +293,7 @@ class _Writer:
 
     async def stop(self) -> None:
         """Waits for it as well, but whether it goes well does not matter any more."""
+        self.close()
         if self._writing is not None:
             await asyncio.wait([self._writing])
             if not self._writing.cancelled():
@@ -264,9 +302,9 @@ class _Writer:
 
 async def pour(
     body: Body,
-    pieces: asyncio.Semaphore,
+    pieces: Pieces,
     account: Callable[[int], Awaitable[None]],
-    write: Callable[[bytes], Awaitable[None]],
+    write: Callable[[memoryview], Awaitable[None]],
     *,
     keep: bool = False,
 ) -> bytes:
@@ -276,28 +314,23 @@ async def pour(
 
     Args:
         body: what is received.
-        pieces: the right to have pieces in memory.
+        pieces: the memory.
         account: told of bytes before they are kept; may refuse.
-        write: takes a piece; the next call comes when it has.
+        write: takes a piece, which is overwritten when it has returned; the next call comes then.
         keep: whether to write what has arrived also of a body that breaks off.
     """
     writer = _Writer(write, pieces)
     try:
         while not body.done:
-            await pieces.acquire()
-            try:
-                while writer.size < _PIECE_BYTES and (data := body.take(_PIECE_BYTES - writer.size)):
-                    await account(len(data))
-                    writer.gather(data)
-                if writer.size > _KEPT_BYTES:
-                    await writer.settle()
-            except BaseException:
-                pieces.release()
-                raise
+            await writer.open()
+            while (room := _PIECE_BYTES - writer.size - _SLACK_BYTES) > 0 and (data := body.take(room)):
+                await account(len(data))
+                writer.gather(data)
             if writer.size > _KEPT_BYTES:
+                await writer.settle()
                 writer.begin()
                 continue
-            pieces.release()
+            writer.close()
             if writer.busy:
                 # More arrives while the disk is busy: fewer and larger pieces cost less.
                 await writer.settle()
@@ -306,8 +339,8 @@ async def pour(
         await writer.settle()
     except BaseException as error:
         await writer.stop()
-        if keep and isinstance(error, Refused) and writer.size:
-            await write(writer.rest())
+        if keep and isinstance(error, Refused) and (rest := writer.rest()):
+            await write(memoryview(rest))
         raise
     return writer.rest()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import socket
 import sys
@@ -18,10 +17,10 @@ from aiohttp.helpers import ETAG_ANY
 from xmtp_history.server import _problems as problems
 from xmtp_history.server._ids import parse_id
 from xmtp_history.server._problems import Refused
+from xmtp_history.server._sending import send_file
 from xmtp_history.server._uploads import CAPABILITY
 
 if TYPE_CHECKING:
-    import io
     from uuid import UUID
 
     from xmtp_history.server._exchange import Exchange, House
@@ -36,10 +35,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-#: Bytes of a file handed to a connection at a time. Whoever does not take them in time is cut off, so this and the time
-#: are the slowest pace; and between two of them others have their turn.
-_SLICE_BYTES = 512 * 1024
 
 #: States of a connection that takes what is sent: established, and ended by the client for what it sends itself.
 _CONNECTED = (1, 8)
@@ -163,14 +158,16 @@ class Downloads:
         self, exchange: Exchange, stored: StoredFile, response: web.StreamResponse, start: int, end: int
     ) -> None:
         stall = self._house.limits.stall_seconds
-        while stored.file is not None and start < end:
-            count = min(_SLICE_BYTES, end - start)
-            _read_ahead(stored.file.fileno(), start + count, end)
+        transport = exchange.request.transport
+        if transport is None:
+            raise ConnectionResetError
+        if stored.file is not None:
             async with asyncio.timeout(stall):
-                if not await _sendfile(exchange, stored.file, start, count):
-                    break
-            start += count
-            exchange.sent += count
+                # The head goes first.
+                await exchange.request.writer.drain()
+            async for sent in send_file(transport, stored.file, start, end, stall):
+                exchange.sent += sent
+            return
         async for data in stored.read(start, end):
             async with asyncio.timeout(stall):
                 await response.write(data)
@@ -267,27 +264,6 @@ def _if_range(request: web.BaseRequest, tag: str, committed: float) -> bool:
         return header == f'"{tag}"'
     since = request.if_range
     return since is not None and int(committed) == since.timestamp()
-
-
-async def _sendfile(exchange: Exchange, file: io.FileIO, start: int, count: int) -> bool:
-    """Sends a part of a file from the kernel; False where that does not work: over TLS, and not on every event loop."""
-    transport = exchange.request.transport
-    if transport is None or transport.is_closing():
-        raise ConnectionResetError
-    try:
-        sent = await asyncio.get_running_loop().sendfile(transport, file, start, count, fallback=False)
-    except (NotImplementedError, asyncio.SendfileNotAvailableError):
-        return False
-    if sent != count:
-        raise OSError("the file is shorter than it was")
-    return True
-
-
-def _read_ahead(descriptor: int, start: int, end: int) -> None:
-    """Has the disk read what is sent next: waiting for it would hold up everybody."""
-    if start < end and hasattr(os, "posix_fadvise"):
-        with suppress(OSError):
-            os.posix_fadvise(descriptor, start, min(_SLICE_BYTES, end - start), os.POSIX_FADV_WILLNEED)
 
 
 def _cut(exchange: Exchange) -> None:

@@ -12,12 +12,10 @@ from aiohttp import hdrs
 from xmtp_history.server import _cors
 
 if TYPE_CHECKING:
-    import asyncio
-
     from aiohttp import web
 
     from xmtp_history.server._access import Proxies, UploadTokens
-    from xmtp_history.server._body import Body
+    from xmtp_history.server._body import Body, Pieces
     from xmtp_history.server._clock import Clock
     from xmtp_history.server._limits import Admission, Ledger, ServerLimits
     from xmtp_history.server._metrics import Metrics
@@ -57,7 +55,7 @@ class House:
     clock: Clock
     admission: Admission
     ledger: Ledger
-    pieces: asyncio.Semaphore
+    pieces: Pieces
     metrics: Metrics
 
 

@@ -69,6 +69,9 @@ class Chunked:
         self._line = b""
         self._trailers = _TRAILER_BYTES
         self._next = self._size
+        #: Clients send chunks of one size: how long the one before was, and what stands between two of them.
+        self._chunk = 0
+        self._between = b""
 
     @property
     def done(self) -> bool:
@@ -82,6 +85,7 @@ class Chunked:
         position, size = 0, len(data)
         while position < size and not self._done:
             if self._left:
+                position = self._take_alike(data, view, position, pieces)
                 count = min(self._left, size - position)
                 pieces.append(view[position : position + count])
                 position += count
@@ -99,11 +103,21 @@ class Chunked:
         content = data if len(pieces) == 1 and len(pieces[0]) == size else b"".join(pieces)
         return content, data[position:] if self._done else None
 
+    def _take_alike(self, data: bytes, view: memoryview, position: int, pieces: list[memoryview]) -> int:
+        """Takes whole chunks as long as another one of the same size follows each: looking at lines costs ten times that."""
+        if self._left == self._chunk:
+            size, between = self._chunk, self._between
+            while data.startswith(between, position + size):
+                pieces.append(view[position : position + size])
+                position += size + len(between)
+        return position
+
     def _size(self, line: bytes) -> None:
         found = _SIZE.fullmatch(line)
         if found is None:
             raise BrokenFraming
-        self._left = int(found[1], 16)
+        self._left = self._chunk = int(found[1], 16)
+        self._between = b"\r\n%b\r\n" % line
         self._next = self._end if self._left else self._trailer
 
     def _end(self, line: bytes) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from xmtp_history.server import _body
 from xmtp_history.server._access import Proxies
+from xmtp_history.server._body import Pieces
 from xmtp_history.server._clock import Clock
 from xmtp_history.server._exchange import House, Policy
 from xmtp_history.server._http import Service
@@ -198,7 +198,7 @@ class HistoryServer:
             clock=Clock(),
             admission=admission,
             ledger=ledger,
-            pieces=_body.pieces(),
+            pieces=Pieces(),
             metrics=Metrics(admission, ledger, self._limits.max_total_bytes),
         )
 

@@ -62,7 +62,7 @@ class _Checksum:
             raise problems.bad_request("The checksum is not in base64.") from None
         self._digest = hashlib.new(name, usedforsecurity=False)
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._digest.update(data)
 
     def check(self) -> None:
@@ -208,7 +208,7 @@ class Tus:
             pending += size
             await house.ledger.grow(size)
 
-        async def write(data: bytes) -> None:
+        async def write(data: bytes | memoryview) -> None:
             if checksum is not None:
                 checksum.update(data)
             await upload.write(data)

@@ -104,8 +104,8 @@ class Upload(Protocol):
     A call may be cancelled, and its work may go on in the background; the next call waits for that work.
     """
 
-    async def write(self, data: bytes | bytearray, /) -> None:
-        """Appends data, which must not change any more.
+    async def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Appends data, which may change again when this has returned, but not when it was cancelled.
 
         Raises:
             OSError: the storage cannot take it.
@@ -169,8 +169,8 @@ class ResumableUpload(Protocol):
     def sha256(self) -> bytes | None:
         """The SHA-256 of the content, once the file has become visible."""
 
-    async def write(self, data: bytes | bytearray, /) -> None:
-        """Appends data, which must not change any more.
+    async def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Appends data, which may change again when this has returned, but not when it was cancelled.
 
         Raises:
             OSError: the storage cannot take it. What was there before stays.

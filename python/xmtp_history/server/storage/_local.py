@@ -205,7 +205,7 @@ class _LocalUpload:
         self._syncing: Future[None] | None = None
         self._over = False
 
-    async def write(self, data: bytes | bytearray, /) -> None:
+    async def write(self, data: bytes | bytearray | memoryview, /) -> None:
         await self._threads.run(self._write, data)
 
     async def commit(self, new: NewFile, last: bytes | bytearray = b"", /) -> bytes:
@@ -214,11 +214,11 @@ class _LocalUpload:
     async def abort(self) -> None:
         await self._threads.run(self._abort)
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
         with self._lock:
             self._append(data)
 
-    def _append(self, data: bytes | bytearray) -> None:
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
         file = self._opened()
         with memoryview(data) as view:
             write_all(file, view)

@@ -164,7 +164,7 @@ class LocalResumable:
     def committed(self) -> bool:
         return self.sha256 is not None
 
-    async def write(self, data: bytes | bytearray, /) -> None:
+    async def write(self, data: bytes | bytearray | memoryview, /) -> None:
         await self._threads.run(self._write, data)
 
     async def flush(self) -> None:
@@ -197,7 +197,7 @@ class LocalResumable:
             if self._file is not None:
                 self._file.close()
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
         with self._lock:
             file = self._opened()
             try:

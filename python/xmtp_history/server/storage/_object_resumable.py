@@ -81,7 +81,7 @@ class ObjectResumable:
         """How many bytes are in the bucket and in the spool."""
         return (self.info.length or 0) if self.committed else self._stored + self._spool.size
 
-    async def write(self, data: bytes | bytearray, /) -> None:
+    async def write(self, data: bytes | bytearray | memoryview, /) -> None:
         """Appends data. Each full segment goes to the bucket."""
         await self._turns.run(self._write, data)
 
@@ -115,7 +115,7 @@ class ObjectResumable:
         """How many bytes are in the bucket."""
         return sum(self._segments[-1]) if self._segments else 0
 
-    async def _write(self, data: bytes | bytearray) -> None:
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
         self._check()
         if self._tried:
             await self._flush()

@@ -61,7 +61,7 @@ class Spool:
         """Appends data that stays in memory."""
         if self._digest is not None:
             self._digest.update(data)
-        self._memory.append(data)
+        self._memory.append(bytes(data))
         self._size += len(data)
 
     async def append(self, data: bytes | bytearray | memoryview) -> None:

@@ -107,7 +107,7 @@ class ObjectUpload:
         self._key: str | None = None
         self._over = False
 
-    async def write(self, data: bytes | bytearray, /) -> None:
+    async def write(self, data: bytes | bytearray | memoryview, /) -> None:
         """Appends data."""
         if self._over:
             raise RuntimeError("the upload is over")

@@ -1,4 +1,4 @@
-"""Sending files from the kernel. The event loop's own way takes three times the processor time for it."""
+"""Sending files from the kernel. The event loop's own way takes up to twice the processor time."""
 
 from __future__ import annotations
 

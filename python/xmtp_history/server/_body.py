@@ -7,8 +7,6 @@ hashing and writing it together, and would take memory for every client that sen
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -17,8 +15,10 @@ from aiohttp import HttpVersion11, hdrs, web
 from xmtp_history.server import _problems as problems
 from xmtp_history.server._framing import BrokenFraming, Framing, Length
 from xmtp_history.server._problems import Refused
+from xmtp_history.server._sockets import own_socket, wake
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from xmtp_history.server._limits import ServerLimits
@@ -183,8 +183,8 @@ class Body:
     def lose(self) -> None:
         """Nobody is there any more."""
         self._lost = True
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        if self._waiting is not None:
+            wake(self._waiting)
 
     def close(self) -> None:
         """Lets go of the socket."""
@@ -215,7 +215,7 @@ class Body:
             return
         taken = self._opened()
         self._waiting = self._loop.create_future()
-        self._loop.add_reader(taken, _wake, self._waiting)
+        self._loop.add_reader(taken, wake, self._waiting)
         try:
             await self._waiting
         finally:
@@ -224,12 +224,10 @@ class Body:
                 self._loop.remove_reader(taken)
 
     def _opened(self) -> socket.socket:
-        """A descriptor of our own: that of the transport may be closed, and be another connection's, at any time."""
         if self._socket is None:
             if self._transport is None or self._transport.is_closing():
                 raise problems.broken_body()
-            self._socket = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
-            self._socket.settimeout(0)
+            self._socket = own_socket(self._transport)
         return self._socket
 
 
@@ -343,11 +341,6 @@ async def pour(
             await write(memoryview(rest))
         raise
     return writer.rest()
-
-
-def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
 
 
 def _too_slow(detail: str) -> Refused:

@@ -20,11 +20,6 @@ class Clock:
         self._wall = time.time()
         self._steady = time.monotonic()
 
-    @property
-    def jumped(self) -> bool:
-        """Whether the wall clock is not believed at the moment."""
-        return self._ahead > 0.0
-
     def now(self) -> float:
         """The time. It may go back, when the wall clock does."""
         wall, steady = time.time(), time.monotonic()

@@ -53,6 +53,13 @@ class Service:
         self._ready = False
         self._ready_at = float("-inf")
         self._probing = asyncio.Lock()
+        #: The resources whose paths are always the same.
+        self._fixed: dict[str, tuple[str, dict[str, _Handler]]] = {
+            "/": ("health", {hdrs.METH_GET: _alive}),
+            "/healthz": ("health", {hdrs.METH_GET: _alive, hdrs.METH_HEAD: _alive}),
+            "/readyz": ("ready", {hdrs.METH_GET: self._readiness, hdrs.METH_HEAD: self._readiness}),
+            "/upload": ("upload", {hdrs.METH_POST: self._post, hdrs.METH_OPTIONS: self._options}),
+        }
 
     @property
     def downloads(self) -> Downloads:
@@ -179,14 +186,8 @@ class Service:
 
     def _handlers(self, path: str) -> tuple[str, dict[str, _Handler]]:
         """The name of a resource, and what its methods do. Nothing: there is no such resource."""
-        fixed: dict[str, tuple[str, dict[str, _Handler]]] = {
-            "/": ("health", {hdrs.METH_GET: _alive}),
-            "/healthz": ("health", {hdrs.METH_GET: _alive, hdrs.METH_HEAD: _alive}),
-            "/readyz": ("ready", {hdrs.METH_GET: self._readiness, hdrs.METH_HEAD: self._readiness}),
-            "/upload": ("upload", {hdrs.METH_POST: self._post, hdrs.METH_OPTIONS: self._options}),
-        }
-        if path in fixed:
-            return fixed[path]
+        if path in self._fixed:
+            return self._fixed[path]
         folder, _, name = path.rpartition("/")
         if folder == "/upload" and _UPLOAD_ID.fullmatch(name):
             return "resumable", {

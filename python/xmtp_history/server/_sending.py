@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from xmtp_history.server._sockets import own_socket, wake
+
 if TYPE_CHECKING:
     import io
+    import socket
     from collections.abc import AsyncIterator
 
 #: Bytes handed to a socket at once. In between others have their turn, and the disk reads what comes next.
@@ -39,9 +41,7 @@ async def send_file(
     loop = asyncio.get_running_loop()
     if transport.is_closing():
         raise ConnectionResetError
-    # A descriptor of our own: that of the transport may be closed, and be another connection's, at any time.
-    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as taken:
-        taken.settimeout(0)
+    with own_socket(transport) as taken:
         while start < end:
             count = min(_PIECE_BYTES, end - start)
             try:
@@ -61,16 +61,11 @@ async def send_file(
 
 async def _writable(loop: asyncio.AbstractEventLoop, taken: socket.socket) -> None:
     waiting = loop.create_future()
-    loop.add_writer(taken, _wake, waiting)
+    loop.add_writer(taken, wake, waiting)
     try:
         await waiting
     finally:
         loop.remove_writer(taken)
-
-
-def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
 
 
 def _read_ahead(file: io.FileIO, start: int, end: int) -> None:

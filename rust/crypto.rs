@@ -1,11 +1,11 @@
-//! The one seam to the cryptography library: AES-256-GCM, SHA-256, randomness, and a key that wipes itself.
+//! The one seam to the cryptography library: AES-256-GCM, SHA-256, HMAC, HKDF, randomness, and a key that wipes itself.
 //!
 //! Nothing here knows what an archive is. Swapping the library behind it means changing this file only.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::digest;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use zeroize::Zeroize;
+use aws_lc_rs::{digest, hkdf, hmac};
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of an archive key (spec 1.1).
 pub const KEY_BYTES: usize = 32;
@@ -161,6 +161,37 @@ impl std::fmt::Debug for Sha256 {
     }
 }
 
+/// HMAC-SHA256 (RFC 2104) of `data` under a key of any length.
+#[must_use]
+pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data);
+    tag.as_ref().try_into().expect("HMAC-SHA256 yields 32 bytes")
+}
+
+/// Tells HKDF how much to derive; the library keeps that in a type.
+struct OutputBytes(usize);
+
+impl hkdf::KeyType for OutputBytes {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// HKDF-SHA256 (RFC 5869): extracts from `input` with `salt`, and expands to `N` bytes with `info`.
+///
+/// More than the 8160 bytes that HKDF can yield does not compile.
+#[must_use]
+pub fn hkdf_sha256<const N: usize>(salt: &[u8], input: &[u8], info: &[u8]) -> Zeroizing<[u8; N]> {
+    const { assert!(N <= 255 * 32, "HKDF-SHA256 yields at most 8160 bytes") };
+    let mut output = Zeroizing::new([0; N]);
+    let pseudorandom_key = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(input);
+    pseudorandom_key
+        .expand(&[info], OutputBytes(N))
+        .and_then(|derived| derived.fill(output.as_mut_slice()))
+        .expect("the length was checked when compiling");
+    output
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +242,16 @@ mod tests {
         hash.update(b"bc");
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(hex::encode(hash.finish()), expected);
+    }
+
+    #[test]
+    fn hmac_and_hkdf_match_the_published_vectors() {
+        // RFC 4231, test case 2; RFC 5869, test case 1.
+        let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(hex::encode(hmac_sha256(b"Jefe", b"what do ya want for nothing?")), expected);
+        let (salt, info): (Vec<u8>, Vec<u8>) = ((0..=0x0c).collect(), (0xf0..=0xf9).collect());
+        let expected = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865";
+        assert_eq!(hex::encode(*hkdf_sha256::<42>(&salt, &[0x0b; 22], &info)), expected);
     }
 
     #[test]

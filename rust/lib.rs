@@ -10,6 +10,8 @@
 
 pub mod archive;
 pub mod crypto;
+pub mod identity;
+pub mod mls;
 pub mod store;
 pub mod wire;
 

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const SCHEMAS: [&str; 2] = ["device_sync.proto", "content.proto"];
+const SCHEMAS: [&str; 6] =
+    ["content.proto", "credential.proto", "group.proto", "identity_api.proto", "mls_api.proto", "sync_content.proto"];
 
 fn files(directory: &Path) -> BTreeMap<String, String> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());

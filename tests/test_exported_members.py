@@ -19,13 +19,16 @@ PACKAGE = Path(xmtp_history.__file__).parent
 NAMES = {
     "ArchiveCorrupted", "ArchiveElement", "ArchiveError", "ArchiveExpired", "ArchiveKeyError", "ArchiveLimitExceeded",
     "ArchiveMetadata", "ArchiveNotFound", "ArchiveOptions", "ArchiveReader", "ArchiveReport", "ArchiveTruncated",
-    "Consent", "ConsentEntityType", "ConsentState", "ContentError", "ContentType", "Conversation", "ConversationType",
-    "Counts", "DecodedContent", "DeliveryStatus", "DownloadedArchive", "History", "HistoryServer", "ImportReport",
-    "InvalidRecord", "InvalidRecords", "LocalNode", "LocalStorage", "MembershipState", "Message", "MessageKind",
-    "NetworkError", "NoHistoryServer", "NotAnArchive", "ObjectStorage", "PayloadTooLarge", "Progress", "ServerLimits",
-    "StoreError", "StoreKeyError", "StoreLocked", "SyncError", "UnsupportedArchiveVersion", "UploadTokens",
-    "UploadedArchive", "XmtpHistoryError", "__version__", "archive_metadata", "delete_archive", "download_archive",
-    "open_archive", "rewrite_archive", "upload_archive", "verify_archive",
+    "Client", "Consent", "ConsentEntityType", "ConsentState", "ContentError", "ContentType", "Conversation",
+    "ConversationType", "Counts", "DecodedContent", "DeliveryStatus", "DownloadedArchive", "EoaSigner", "GroupError",
+    "GroupInfo", "GroupState", "GroupSyncSummary", "History", "HistoryServer", "IdentityError", "ImportReport",
+    "InboxState", "InstallationInUse", "InstallationInfo", "InvalidRecord", "InvalidRecords", "LocalNode",
+    "LocalStorage", "MembershipState", "Message", "MessageKind", "NetworkError", "NoHistoryServer", "NotAnArchive",
+    "NotRegistered", "ObjectStorage", "PayloadTooLarge", "Progress", "ServerLimits", "Signer", "StoreError",
+    "StoreKeyError", "StoreLocked", "SyncError", "SyncGroupMessage", "TooManyInstallations",
+    "UnsupportedArchiveVersion", "UploadTokens", "UploadedArchive", "XmtpHistoryError", "__version__",
+    "archive_metadata", "delete_archive", "download_archive", "open_archive", "rewrite_archive", "upload_archive",
+    "verify_archive",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WIRE = ROOT / "rust" / "wire"
 COMMITTED = ROOT / "python" / "xmtp_history" / "_proto"
 
-#: What the node speaks. Of what archives hold, Python sees no protobuf.
+#: What a node speaks. Of what archives, groups and messages hold, Python sees no protobuf.
 SCHEMAS = ("association", "commit_log", "credential", "identity_api", "mls_api", "welcome_wrapper")
 
 

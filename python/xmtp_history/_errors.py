@@ -11,12 +11,17 @@
     │   └── ArchiveLimitExceeded        it asks for more memory than the reader grants
     ├── StoreError                      something is wrong with a history store
     │   ├── StoreKeyError               the key does not open it (also a ValueError)
-    │   └── StoreLocked                 somebody else is writing to it for too long
-    ├── SyncError                       a history server refuses, or does not do what it should
+    │   ├── StoreLocked                 somebody else is writing to it for too long
+    │   └── InstallationInUse           another client has the installation open
+    ├── SyncError                       what installations do together does not work out
     │   ├── NoHistoryServer             there is none at the URL
     │   ├── ArchiveNotFound             the server does not have the archive
     │   ├── ArchiveExpired              the server does not have it any more
-    │   └── PayloadTooLarge             it is larger than the server or the caller allows
+    │   ├── PayloadTooLarge             it is larger than the server or the caller allows
+    │   ├── NotRegistered               the installation does not belong to its inbox (any more)
+    │   └── TooManyInstallations        the inbox has as many as it may have
+    ├── IdentityError                   an identity update, or an inbox's log, breaks a rule
+    ├── GroupError                      the installation is not an active member of the group
     ├── NetworkError                    a server cannot be reached, or keeps failing: try again later
     └── ContentError                    a message's content cannot be decoded
 
@@ -109,8 +114,14 @@ class StoreLocked(StoreError):
     """Another writer holds the store for longer than the time allowed."""
 
 
+class InstallationInUse(StoreError):
+    """Another client, in this process or another one, has the installation open: close it first."""
+
+
 class SyncError(XmtpHistoryError):
-    """A history server refuses a request, or answers what no history server should; trying again does not help.
+    """A history server refuses a request or answers what none should, or the installation may not take part.
+
+    Trying again does not help.
 
     Attributes:
         status: the HTTP status that says so, or None: 401 or 403 ask for another token, 507 for room on the server.
@@ -135,6 +146,33 @@ class ArchiveExpired(SyncError):
 
 class PayloadTooLarge(SyncError):
     """An archive is larger than the server takes, or than the caller allows: leave something out, or raise the limit."""
+
+
+class NotRegistered(SyncError):
+    """The installation does not belong to its inbox: it was not registered, or it was revoked.
+
+    A revoked one never comes back: register a new one in a new database.
+    """
+
+
+class TooManyInstallations(SyncError):
+    """The inbox has ten installations, and XMTP's clients start no more: revoke one that is not used any more.
+
+    Attributes:
+        installation_ids: the installations of the inbox, the oldest first.
+    """
+
+    def __init__(self, message: str, *, installation_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.installation_ids = installation_ids
+
+
+class IdentityError(XmtpHistoryError):
+    """An identity update breaks a rule, or a wallet's signature is not the one that is needed. Nothing was changed."""
+
+
+class GroupError(XmtpHistoryError):
+    """The installation is not an active member of the group, or the group does not allow what was asked for."""
 
 
 class NetworkError(XmtpHistoryError):

@@ -211,3 +211,36 @@ class Store:
         check(lib.xh_store_add(self.handle.pointer, ord(kind), encoded, len(encoded), blob, len(blob), out))
         report: dict[str, Any] = json.loads(_take(out[0]))
         return report
+
+
+class Installation:
+    """The native installation: what a node answered goes in, what is to be sent comes out.
+
+    See ``rust/ffi/installation.rs`` for what can be done.
+    """
+
+    def __init__(self, store: Store, inbox_id: str | None) -> None:
+        wanted = (inbox_id or "").encode()
+        out = ffi.new("XhInstallation **")
+        check(lib.xh_installation_open(store.handle.pointer, wanted, len(wanted), out))
+        self._handle = _Handle(out[0], lib.xh_installation_close, lib.xh_installation_free)
+
+    def close(self) -> None:
+        """Closes the installation, and lets others open it."""
+        self._handle.close()
+
+    def call(self, name: str, data: bytes = b"", **request: object) -> tuple[Any, bytes]:
+        """Does one thing, in one transaction: the result, and bytes for the node."""
+        encoded = json.dumps({"call": name, **request}).encode()
+        answer, output = ffi.new("XhBuffer *"), ffi.new("XhBuffer *")
+        pointer = self._handle.pointer
+        check(lib.xh_installation_call(pointer, encoded, len(encoded), data, len(data), answer, output))
+        return json.loads(_take(answer[0])), _take(output[0])
+
+
+def identity_call(name: str, data: bytes = b"", **request: object) -> Any:
+    """Answers a question about identities."""
+    encoded = json.dumps({"call": name, **request}).encode()
+    answer = ffi.new("XhBuffer *")
+    check(lib.xh_identity_call(encoded, len(encoded), data, len(data), answer))
+    return json.loads(_take(answer[0]))

@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::buffer::XhBuffer;
 use crate::archive::{self, ErrorKind, ZstdProblem};
 use crate::crypto;
+use crate::identity;
+use crate::mls;
 use crate::store;
 use crate::store::rules::InvalidRecord;
 
@@ -76,6 +78,29 @@ impl From<store::Error> for XhError {
             store::Error::Locked => "StoreLocked",
             store::Error::Invalid(_) => "ValueError",
             _ => "StoreError",
+        };
+        Self::new(class, error.to_string())
+    }
+}
+
+impl From<identity::Error> for XhError {
+    fn from(error: identity::Error) -> Self {
+        Self::new("IdentityError", error.to_string())
+    }
+}
+
+impl From<mls::Error> for XhError {
+    fn from(error: mls::Error) -> Self {
+        let class = match error {
+            mls::Error::Store(error) => return error.into(),
+            mls::Error::Identity(error) => return error.into(),
+            mls::Error::InUse => "InstallationInUse",
+            mls::Error::NoInstallation | mls::Error::IdentityMissing(_) => "NotRegistered",
+            mls::Error::OtherInbox | mls::Error::Argument(_) => "ValueError",
+            mls::Error::MalformedAnswer(_) => "NetworkError",
+            mls::Error::NoSuchGroup => "GroupError",
+            mls::Error::CannotLock(_) => "StoreError",
+            _ => "XmtpHistoryError",
         };
         Self::new(class, error.to_string())
     }

@@ -7,6 +7,7 @@
 mod buffer;
 mod content;
 mod error;
+mod installation;
 mod rows;
 mod store;
 mod stream;
@@ -16,7 +17,7 @@ mod stream;
 #[repr(u32)]
 pub enum XhAbi {
     /// Goes up with every change of a function or of what it takes or gives.
-    Version = 1,
+    Version = 2,
 }
 
 /// The version of the interface in this library. Also silences Rust's own panic report, which would go to the host's

@@ -51,6 +51,10 @@ impl Location {
         Ok(Self { path: path.to_owned(), key_pragma, timeout })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Creates the file, readable by its owner alone, if there is none.
     pub(super) fn ensure_file(&self) -> Result<(), Error> {
         let mut options = OpenOptions::new();

@@ -108,6 +108,11 @@ impl Merge {
         })
     }
 
+    /// How many records were new so far.
+    pub(super) fn new_records(&self) -> u64 {
+        self.report.new.conversations + self.report.new.messages + self.report.new.consents
+    }
+
     /// The one time that everything this merge stores is dated with.
     pub(super) fn now_ns(&self) -> i64 {
         self.now_ns

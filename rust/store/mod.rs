@@ -1,7 +1,8 @@
-//! The encrypted history store: one SQLCipher file with conversations, messages and consent.
+//! The encrypted history store: one SQLCipher file with conversations, messages and consent, and what an installation on
+//! the network keeps beside them.
 //!
 //! Every write is one transaction; readers see a snapshot and never wait for a writer. The schema and its reasons are in
-//! `sql/0001_initial.sql`, the rules for merging records in `merge.rs`, after the archive specification, sections 4
+//! `sql/`, the rules for merging records in `merge.rs`, after the archive specification, sections 4
 //! and 5.
 
 mod batch;
@@ -14,9 +15,10 @@ mod merge;
 mod query;
 mod report;
 pub mod rules;
+mod transaction;
 mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,11 +32,12 @@ pub use self::import::{ImportOptions, Importer};
 use self::merge::Merge;
 pub use self::query::{ConversationQuery, ConversationView, MessageQuery, MessageView, Page};
 pub use self::report::{ArchiveReport, Counts, ImportReport};
+pub use self::transaction::Transaction;
 pub use self::verify::Tally;
 use crate::wire::{Consent, Group, Message};
 
 /// The schema, one step for every version. Steps are only ever added.
-const MIGRATIONS: &[&str] = &[include_str!("sql/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sql/0001_initial.sql"), include_str!("sql/0002_installation.sql")];
 
 /// Marks the file as ours ("XMTP").
 const APPLICATION_ID: i64 = 0x584d_5450;
@@ -121,6 +124,28 @@ impl Store {
         Ok(report)
     }
 
+    /// Where the store is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.shared.location.path().to_owned()
+    }
+
+    /// Starts a transaction that another room fills.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or any error of the database.
+    pub fn transaction(&self) -> Result<Transaction, Error> {
+        Ok(Transaction::new(self.begin()?))
+    }
+
+    /// Lends a connection that reads one snapshot of everything.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub fn read<T, E: From<Error>>(&self, body: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, E> {
+        body(&*self.reader()?)
+    }
+
     /// Deletes messages whose time has come.
     ///
     /// # Errors
@@ -181,7 +206,7 @@ fn migrate(connection: &Connection) -> Result<(), Error> {
 }
 
 /// The wall clock, ns since 1970.
-fn now_ns() -> i64 {
+pub(crate) fn now_ns() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()

@@ -4,12 +4,7 @@
 
 use prost::Message as _;
 
-#[allow(missing_docs, reason = "the schema beside this file documents its fields where they need it")]
-mod generated {
-    include!("generated/xmtp.mls.message_contents.rs");
-}
-
-pub use generated::{Compression, ContentTypeId, EncodedContent};
+pub use super::proto::mls::message_contents::{Compression, ContentTypeId, EncodedContent};
 
 /// The bytes are not an `EncodedContent`. Arbitrary bytes are legal in a message, so this is a finding, not a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

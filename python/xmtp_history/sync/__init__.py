@@ -2,8 +2,7 @@
 
 ``_upload`` and ``_download`` do that; ``_tus`` is an upload that can be resumed, ``_stream`` a download that goes on after
 interruptions. ``_http`` sends requests and says whether a failure is worth another try, ``_retry`` waits before it.
-``_urls`` knows what of a URL may be shown, ``_sources`` where the bytes of an upload come from, ``_progress`` reports, and
-``_threads`` keeps files away from the event loop.
+``_urls`` knows what of a URL may be shown, ``_sources`` where the bytes of an upload come from, and ``_progress`` reports.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from xmtp_history import _io
+from xmtp_history._threads import in_thread
 from xmtp_history._types import DownloadedArchive
 from xmtp_history.sync._http import STALL_SECONDS
 from xmtp_history.sync._progress import Meter
 from xmtp_history.sync._stream import MAX_BYTES, ArchiveStream
-from xmtp_history.sync._threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -10,6 +10,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from xmtp_history._backoff import full_jitter
 from xmtp_history._errors import NetworkError
 
 if TYPE_CHECKING:
@@ -92,9 +93,8 @@ class Patience:
         self._answered |= failed.status is not None
         if self._failures >= (_TRIES if self._answered else _FIRST_TRIES):
             raise self.exhausted(failed)
-        # Full jitter: clients that a server lost all at once do not come back all at once.
-        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (self._failures - 1))
-        delay = _random() * longest + min(failed.wait, _LONGEST_ASKED_FOR)
+        delay = full_jitter(self._failures, _random(), first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+        delay += min(failed.wait, _LONGEST_ASKED_FOR)
         _logger.info("%s: %s; trying again in %.1f s", self._what, failed.cause, delay)
         await _sleep(delay)
 

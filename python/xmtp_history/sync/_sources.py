@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
 from xmtp_history import _io
 from xmtp_history._errors import PayloadTooLarge
-from xmtp_history.sync._threads import in_thread
+from xmtp_history._threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator

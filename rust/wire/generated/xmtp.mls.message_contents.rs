@@ -54,3 +54,250 @@ impl Compression {
         }
     }
 }
+/// Extension 0xf000, behind an inner length.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupMetadataV1 {
+    /// 1 group, 2 dm, 3 sync, 4 oneshot; what else there may be is not an error here.
+    #[prost(int32, tag = "1")]
+    pub conversation_type: i32,
+    #[prost(string, tag = "3")]
+    pub creator_inbox_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub dm_members: ::core::option::Option<DmMembers>,
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub oneshot_message: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DmMembers {
+    #[prost(message, optional, tag = "1")]
+    pub dm_member_one: ::core::option::Option<Inbox>,
+    #[prost(message, optional, tag = "2")]
+    pub dm_member_two: ::core::option::Option<Inbox>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Inbox {
+    #[prost(string, tag = "1")]
+    pub inbox_id: ::prost::alloc::string::String,
+}
+/// Extension 0xff00.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupMutableMetadataV1 {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub attributes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "2")]
+    pub admin_list: ::core::option::Option<Inboxes>,
+    #[prost(message, optional, tag = "3")]
+    pub super_admin_list: ::core::option::Option<Inboxes>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Inboxes {
+    #[prost(string, repeated, tag = "1")]
+    pub inbox_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Extension 0xff01.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupMembership {
+    /// Inbox ids, and up to which update each one's installations are known.
+    #[prost(btree_map = "string, uint64", tag = "1")]
+    pub members: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub failed_installations: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// Extension 0xff02.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupMutablePermissionsV1 {
+    #[prost(message, optional, tag = "1")]
+    pub policies: ::core::option::Option<PolicySet>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicySet {
+    #[prost(message, optional, tag = "1")]
+    pub add_member_policy: ::core::option::Option<Policy>,
+    #[prost(message, optional, tag = "2")]
+    pub remove_member_policy: ::core::option::Option<Policy>,
+    #[prost(btree_map = "string, message", tag = "3")]
+    pub update_metadata_policy: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Policy,
+    >,
+    #[prost(message, optional, tag = "4")]
+    pub add_admin_policy: ::core::option::Option<Policy>,
+    #[prost(message, optional, tag = "5")]
+    pub remove_admin_policy: ::core::option::Option<Policy>,
+    #[prost(message, optional, tag = "6")]
+    pub update_permissions_policy: ::core::option::Option<Policy>,
+}
+/// Three messages of equal form on the wire: for members, for metadata, and for permissions.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Policy {
+    #[prost(oneof = "policy::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<policy::Kind>,
+}
+/// Nested message and enum types in `Policy`.
+pub mod policy {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        /// 1 allow, 2 deny, 3 admin or super admin, 4 super admin.
+        #[prost(int32, tag = "1")]
+        Base(i32),
+        #[prost(message, tag = "2")]
+        AndCondition(super::PolicyList),
+        #[prost(message, tag = "3")]
+        AnyCondition(super::PolicyList),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicyList {
+    #[prost(message, repeated, tag = "1")]
+    pub policies: ::prost::alloc::vec::Vec<Policy>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlaintextEnvelope {
+    #[prost(oneof = "plaintext_envelope::Content", tags = "1, 2")]
+    pub content: ::core::option::Option<plaintext_envelope::Content>,
+}
+/// Nested message and enum types in `PlaintextEnvelope`.
+pub mod plaintext_envelope {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct V1 {
+        /// An EncodedContent.
+        #[prost(bytes = "vec", tag = "1")]
+        pub content: ::prost::alloc::vec::Vec<u8>,
+        #[prost(string, tag = "2")]
+        pub idempotency_key: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Content {
+        #[prost(message, tag = "1")]
+        V1(V1),
+        /// Obsolete.
+        #[prost(bytes, tag = "2")]
+        V2(::prost::alloc::vec::Vec<u8>),
+    }
+}
+/// The content of the message that stands for a commit: who and what it changed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupUpdated {
+    #[prost(string, tag = "1")]
+    pub initiated_by_inbox_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub added_inboxes: ::prost::alloc::vec::Vec<Inbox>,
+    #[prost(message, repeated, tag = "3")]
+    pub removed_inboxes: ::prost::alloc::vec::Vec<Inbox>,
+    #[prost(message, repeated, tag = "4")]
+    pub metadata_field_changes: ::prost::alloc::vec::Vec<
+        group_updated::MetadataFieldChange,
+    >,
+    #[prost(message, repeated, tag = "5")]
+    pub left_inboxes: ::prost::alloc::vec::Vec<Inbox>,
+    #[prost(message, repeated, tag = "6")]
+    pub added_admin_inboxes: ::prost::alloc::vec::Vec<Inbox>,
+    #[prost(message, repeated, tag = "7")]
+    pub removed_admin_inboxes: ::prost::alloc::vec::Vec<Inbox>,
+    #[prost(message, repeated, tag = "8")]
+    pub added_super_admin_inboxes: ::prost::alloc::vec::Vec<Inbox>,
+    #[prost(message, repeated, tag = "9")]
+    pub removed_super_admin_inboxes: ::prost::alloc::vec::Vec<Inbox>,
+}
+/// Nested message and enum types in `GroupUpdated`.
+pub mod group_updated {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct MetadataFieldChange {
+        #[prost(string, tag = "1")]
+        pub field_name: ::prost::alloc::string::String,
+        #[prost(string, optional, tag = "2")]
+        pub old_value: ::core::option::Option<::prost::alloc::string::String>,
+        #[prost(string, optional, tag = "3")]
+        pub new_value: ::core::option::Option<::prost::alloc::string::String>,
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WelcomeMetadata {
+    /// The commit that added the new member.
+    #[prost(uint64, tag = "1")]
+    pub message_cursor: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommitLogEntry {
+    #[prost(uint64, tag = "1")]
+    pub sequence_id: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub serialized_commit_log_entry: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "3")]
+    pub signature: ::core::option::Option<
+        super::super::identity::associations::RecoverableEd25519Signature,
+    >,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WelcomeWrapperAlgorithm {
+    Unspecified = 0,
+    Curve25519 = 1,
+    XwingMlkem768Draft6 = 2,
+    /// What a pointer points to.
+    SymmetricKey = 3,
+}
+impl WelcomeWrapperAlgorithm {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WELCOME_WRAPPER_ALGORITHM_UNSPECIFIED",
+            Self::Curve25519 => "WELCOME_WRAPPER_ALGORITHM_CURVE25519",
+            Self::XwingMlkem768Draft6 => {
+                "WELCOME_WRAPPER_ALGORITHM_XWING_MLKEM_768_DRAFT_6"
+            }
+            Self::SymmetricKey => "WELCOME_WRAPPER_ALGORITHM_SYMMETRIC_KEY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WELCOME_WRAPPER_ALGORITHM_UNSPECIFIED" => Some(Self::Unspecified),
+            "WELCOME_WRAPPER_ALGORITHM_CURVE25519" => Some(Self::Curve25519),
+            "WELCOME_WRAPPER_ALGORITHM_XWING_MLKEM_768_DRAFT_6" => {
+                Some(Self::XwingMlkem768Draft6)
+            }
+            "WELCOME_WRAPPER_ALGORITHM_SYMMETRIC_KEY" => Some(Self::SymmetricKey),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WelcomePointerWrapperAlgorithm {
+    Unspecified = 0,
+    XwingMlkem768Draft6 = 2,
+}
+impl WelcomePointerWrapperAlgorithm {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WELCOME_POINTER_WRAPPER_ALGORITHM_UNSPECIFIED",
+            Self::XwingMlkem768Draft6 => {
+                "WELCOME_POINTER_WRAPPER_ALGORITHM_XWING_MLKEM_768_DRAFT_6"
+            }
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WELCOME_POINTER_WRAPPER_ALGORITHM_UNSPECIFIED" => Some(Self::Unspecified),
+            "WELCOME_POINTER_WRAPPER_ALGORITHM_XWING_MLKEM_768_DRAFT_6" => {
+                Some(Self::XwingMlkem768Draft6)
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+"""Inboxes: fetching and verifying their logs, registering and revoking (identity specification, section 1)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from xmtp_history import _ffi
+from xmtp_history._errors import IdentityError, NotRegistered, TooManyInstallations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from xmtp_history._signer import Wallet
+    from xmtp_history.client._core import Core
+    from xmtp_history.client._types import InboxState
+    from xmtp_history.network import NodeApi
+
+_log = logging.getLogger(__name__)
+
+#: More installations XMTP's clients do not start (identity specification, section 1.5).
+MAX_INSTALLATIONS: Final = 10
+
+
+def inbox_id_of(address: str, nonce: int) -> str:
+    """The id of the inbox that an address creates."""
+    return str(_ffi.identity_call("inbox_id", address=address, nonce=nonce))
+
+
+class Identity:
+    """The identity logs that an installation needs, and its own place in one."""
+
+    def __init__(self, api: NodeApi, core: Core, inbox_id: str, installation_id: str) -> None:
+        self._api = api
+        self._core = core
+        self._inbox_id = inbox_id
+        self._installation_id = installation_id
+
+    async def fetch(self, inbox_ids: Iterable[str]) -> set[str]:
+        """Fetches what is new in inboxes' logs. What does not verify is not kept.
+
+        Returns:
+            The inboxes of which now everything is known that the node has and that is valid. Those whose smart contract
+            wallets could not be verified are missing.
+        """
+        wanted = sorted(set(inbox_ids))
+        if not wanted:
+            return set()
+        cursors = await self._core.ask("identity_cursors", inbox_ids=wanted)
+        fetched: set[str] = set(wanted)
+        for answer in await self._api.get_identity_updates(list(zip(wanted, cursors, strict=True))):
+            ingested = await self._ingest(answer)
+            for inbox_id, reason in ingested["refused"].items():
+                _log.warning("the identity log of inbox %s is refused: %s", inbox_id, reason)
+            if ingested["unverified"]:
+                _log.warning("%d signatures of contract wallets cannot be verified", ingested["unverified"])
+                fetched.clear()
+        return fetched
+
+    async def _ingest(self, answer: bytes) -> dict[str, Any]:
+        ingested, questions = await self._core.call("ingest_identity", answer)
+        if ingested["unverified"]:
+            verdicts = await self._api.verify_smart_contract_wallet_signatures(questions)
+            await self._core.ask("ingest_verdicts", verdicts, request=questions.hex())
+            ingested = await self._core.ask("ingest_identity", answer)
+        result: dict[str, Any] = ingested
+        return result
+
+    async def state(self, inbox_id: str, *, refresh: bool) -> InboxState | None:
+        """The state of an inbox; None if it does not exist, as far as is known."""
+        if refresh:
+            await self.fetch([inbox_id])
+        return await self._core.inbox_state(inbox_id)
+
+    async def is_registered(self, *, refresh: bool) -> bool:
+        """Whether the installation belongs to its inbox."""
+        return _has(await self.state(self._inbox_id, refresh=refresh), self._installation_id)
+
+    async def check_registered(self) -> None:
+        """Makes sure that the installation belongs to its inbox.
+
+        Raises:
+            NotRegistered: it does not.
+        """
+        if not await self.is_registered(refresh=True):
+            raise NotRegistered(
+                "the installation was revoked, or never registered; register a new one in a new database"
+            )
+
+    async def register(self, wallet: Wallet, *, nonce: int, was_registered: bool) -> None:
+        """Makes the installation one of its inbox, creating the inbox if there is none. Asks for one signature.
+
+        The key package goes first, so that nobody meets the installation without one (section 1.6). Whatever was done
+        before an interruption is not done again.
+
+        Raises:
+            TooManyInstallations: the inbox has ten.
+            NotRegistered: the installation was revoked.
+            IdentityError: the signature is not the wallet's, or the inbox's log is not valid.
+        """
+        state = await self.state(self._inbox_id, refresh=True)
+        if _has(state, self._installation_id):
+            await self.upload_key_package()
+            return
+        if was_registered:
+            raise NotRegistered("the installation was revoked; register a new one in a new database")
+        if state is not None and len(state.installations) >= MAX_INSTALLATIONS:
+            message = f"the inbox has {len(state.installations)} installations, the most there may be; revoke one first"
+            raise TooManyInstallations(message, installation_ids=tuple(info.id for info in state.installations))
+        await self.upload_key_package()
+        update = {"update": "create", "nonce": nonce} if state is None else {"update": "add"}
+        await self._publish(wallet, update)
+        if not await self.is_registered(refresh=True):
+            raise IdentityError("the node took the identity update, but its log does not name the installation")
+
+    async def revoke(self, wallet: Wallet, installation_ids: Sequence[str]) -> None:
+        """Revokes installations. Asks for one signature, of the inbox's recovery address.
+
+        Raises:
+            ValueError: an installation is not one of the inbox.
+            IdentityError: the wallet is not the inbox's recovery address.
+        """
+        state = await self.state(self._inbox_id, refresh=True)
+        present = {info.id for info in state.installations} if state is not None else set()
+        for installation_id in installation_ids:
+            if installation_id not in present:
+                raise ValueError("an installation to be revoked is not one of the inbox")
+        if state is None or wallet.address != state.recovery_identifier:
+            raise IdentityError("only the inbox's recovery address may revoke installations")
+        await self._publish(wallet, {"update": "revoke", "installation_ids": list(installation_ids)})
+        await self.fetch([self._inbox_id])
+
+    async def _publish(self, wallet: Wallet, update: dict[str, Any]) -> None:
+        what: dict[str, Any] = {"update": update, "address": wallet.address, "timestamp_ns": time.time_ns()}
+        text = await self._core.ask("signature_text", **what)
+        signature: dict[str, Any] = {"signature": "eoa", "bytes": (await wallet.sign(text)).hex()}
+        if wallet.chain_id is not None:
+            account = f"eip155:{wallet.chain_id}:{wallet.address}"
+            signature |= {"signature": "contract", "account_id": account, "block_number": wallet.block_number or 0}
+        _, request = await self._core.call("signed_update", **what, signature=signature)
+        await self._api.publish_identity_update(request)
+
+    async def upload_key_package(self) -> None:
+        """Uploads a new key package where one is due (section 2.3)."""
+        init_key, package = await self._core.call("key_package_to_upload")
+        if init_key is not None:
+            await self._api.upload_key_package(package)
+            await self._core.ask("key_package_uploaded", init_key=init_key)
+
+
+def _has(state: InboxState | None, installation_id: str) -> bool:
+    return state is not None and any(info.id == installation_id for info in state.installations)

@@ -55,7 +55,7 @@ enum Call {
     KeyPackageToUpload,
     KeyPackageUploaded { init_key: String },
     RotateKeyPackage,
-    ReceiveWelcomes { fresh: BTreeSet<String> },
+    ReceiveWelcomes { fresh: BTreeSet<String>, give_up: bool },
     Groups,
     Group { id: String },
     ReceiveMessages { id: String, fresh: BTreeSet<String> },
@@ -66,7 +66,7 @@ enum Call {
     SyncMessages { id: Option<String>, after: u64, limit: u32 },
     OutgoingGroups,
     FailedIntents { id: String },
-    Prepare { id: String },
+    Prepare { id: String, again: bool },
     Published { keys: Vec<i64> },
     PrepareWelcomes,
     WelcomesSent { keys: Vec<i64> },
@@ -127,10 +127,12 @@ fn run(installation: &Installation, call: Call, input: &[u8]) -> Result<Answer, 
         Call::IngestIdentity => {
             let ingested = installation.ingest_identity(input)?;
             let request = ContractSignature::request(&ingested.unverified).encode_to_vec();
-            (
-                json!({ "grown": ingested.grown, "refused": ingested.refused, "unverified": ingested.unverified.len() }),
-                request,
-            )
+            let ingested = json!({
+                "grown": ingested.grown,
+                "refused": ingested.refused,
+                "undecided": ingested.undecided,
+            });
+            (ingested, request)
         }
         Call::IngestVerdicts { request } => {
             installation.ingest_verdicts(&unhex(&request)?, input)?;
@@ -158,8 +160,8 @@ fn run(installation: &Installation, call: Call, input: &[u8]) -> Result<Answer, 
             installation.rotate_key_package()?;
             (Value::Null, none)
         }
-        Call::ReceiveWelcomes { fresh } => {
-            let welcomed = installation.receive_welcomes(input, &fresh)?;
+        Call::ReceiveWelcomes { fresh, give_up } => {
+            let welcomed = installation.receive_welcomes(input, &fresh, give_up)?;
             let joined: Vec<String> = welcomed.joined.iter().map(hex::encode).collect();
             let welcomed = json!({
                 "count": welcomed.count,
@@ -217,7 +219,7 @@ fn run(installation: &Installation, call: Call, input: &[u8]) -> Result<Answer, 
             (installation.outgoing_groups()?.iter().map(|id| json!(hex::encode(id))).collect(), none)
         }
         Call::FailedIntents { id } => (json!(installation.failed_intents(&unhex(&id)?)?), none),
-        Call::Prepare { id } => outgoing(installation.prepare(&unhex(&id)?)?),
+        Call::Prepare { id, again } => outgoing(installation.prepare(&unhex(&id)?, again)?),
         Call::Published { keys } => {
             installation.published(&keys)?;
             (Value::Null, none)

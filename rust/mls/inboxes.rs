@@ -23,6 +23,8 @@ pub struct Ingested {
     pub grown: BTreeSet<String>,
     /// Inboxes whose new entries break a rule and were not kept, and which rule.
     pub refused: BTreeMap<String, String>,
+    /// Inboxes whose new entries were not kept because nobody has said yet whether such signatures in them hold.
+    pub undecided: BTreeSet<String>,
     /// Signatures of smart contract wallets that a node has to be asked about before the answer is given here again.
     pub unverified: Vec<ContractSignature>,
 }
@@ -94,7 +96,10 @@ impl<'c> Inboxes<'c> {
                     self.keep_snapshot(state)?;
                     ingested.grown.insert(inbox_id);
                 }
-                Err(identity::Error::Unverified(signatures)) => ingested.unverified.extend(signatures),
+                Err(identity::Error::Unverified(signatures)) => {
+                    ingested.unverified.extend(signatures);
+                    ingested.undecided.insert(inbox_id);
+                }
                 Err(error) => {
                     ingested.refused.insert(inbox_id, error.to_string());
                 }

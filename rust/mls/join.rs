@@ -71,11 +71,17 @@ impl Installation {
     /// Handles a `QueryWelcomeMessagesResponse` in one transaction: joins groups and drops what is not acceptable.
     ///
     /// It stops before a welcome for which identity updates are `missing`; after they were fetched, the same answer is
-    /// given again, with the inboxes that were fetched as `fresh`.
+    /// given again, with the inboxes that were fetched as `fresh`. If they cannot be had, `give_up` drops that one welcome, so
+    /// that nobody can hold up the others by adding this installation to a group with an inbox that cannot be verified.
     ///
     /// # Errors
     /// [`Error::MalformedAnswer`], or any error of the database; nothing is changed then.
-    pub fn receive_welcomes(&self, answer: &[u8], fresh: &BTreeSet<String>) -> Result<Welcomed, Error> {
+    pub fn receive_welcomes(
+        &self,
+        answer: &[u8],
+        fresh: &BTreeSet<String>,
+        mut give_up: bool,
+    ) -> Result<Welcomed, Error> {
         let answer = QueryWelcomeMessagesResponse::decode(answer)
             .map_err(|_| Error::MalformedAnswer("welcomes cannot be decoded"))?;
         let work = self.work()?;
@@ -109,6 +115,12 @@ impl Installation {
                 }
                 Outcome::Dropped(reason) => {
                     provider.storage().discard();
+                    welcomed.dropped.push((id, reason));
+                }
+                Outcome::Missing(missing) if give_up => {
+                    provider.storage().discard();
+                    give_up = false;
+                    let reason = format!("the identity updates of {} inboxes cannot be had", missing.len());
                     welcomed.dropped.push((id, reason));
                 }
                 Outcome::Missing(missing) => {
@@ -260,7 +272,10 @@ impl Installation {
             Err(Refusal::MissingIdentity(missing)) => return Ok(Outcome::Missing(missing)),
             Err(refusal) => return dropped(&refusal),
         }
-        if let Some(minimum) = rules::paused_by(&group.mutable_metadata) {
+        // Real clients look at this in groups alone; others are paused by their next commit.
+        if group.metadata.conversation_type == ConversationType::Group
+            && let Some(minimum) = rules::paused_by(&group.mutable_metadata)
+        {
             row.mark(GroupState::Paused, minimum);
         }
         let group_in_mls = match staged.into_group(provider) {

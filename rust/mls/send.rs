@@ -89,17 +89,21 @@ impl Installation {
     /// The next thing to be published to a group; none if there is nothing, or if the group has to be read first because a
     /// commit of ours is under way.
     ///
-    /// It is the same bytes until [`Self::published`] was called; for the node that is one message.
+    /// It is the same bytes until [`Self::published`] was called; for the node that is one message. What was published but
+    /// does not come back is given once more with `again`.
     ///
     /// # Errors
     /// [`Error::NoSuchGroup`], or any error of the database.
-    pub fn prepare(&self, group_id: &[u8]) -> Result<Option<Outgoing>, Error> {
+    pub fn prepare(&self, group_id: &[u8], again: bool) -> Result<Option<Outgoing>, Error> {
         let work = self.work()?;
         let connection = work.connection();
         let Some(mut row) = GroupRow::load(connection, group_id)?.filter(|row| row.state == GroupState::Active) else {
             return Err(Error::NoSuchGroup);
         };
         if let Some(intent) = intents::in_state(connection, group_id, State::Prepared)?.first() {
+            return Ok(Some(Outgoing::message(intent)));
+        }
+        if again && let Some(intent) = intents::in_state(connection, group_id, State::Published)?.first() {
             return Ok(Some(Outgoing::message(intent)));
         }
         if intents::commit_under_way(connection, group_id)?.is_some() {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::error::Error;
 use super::group::StoredGroup;
@@ -16,6 +16,8 @@ use super::report::Counts;
 use super::{Store, now_ns};
 use crate::wire::{Consent, Group, Message};
 
+/// The state in `mls_groups` of a group that the installation was removed from.
+const GROUP_REMOVED: i64 = 2;
 /// Message headers and conversation ids remembered between rows.
 const REMEMBERED: usize = 64 * 1024;
 
@@ -210,7 +212,7 @@ impl Store {
             .query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
         for (key, _, _) in &found {
-            visit(StoredGroup::load(&reader, *key)?.view());
+            visit(view(&reader, &StoredGroup::load(&reader, *key)?)?);
         }
         Ok(if found.len() < query.limit as usize {
             None
@@ -231,7 +233,7 @@ impl Store {
             .query_row([id], |row| row.get(0))
             .optional()?;
         if let Some(key) = key {
-            visit(StoredGroup::load(&reader, key)?.view());
+            visit(view(&reader, &StoredGroup::load(&reader, key)?)?);
         }
         Ok(())
     }
@@ -342,4 +344,15 @@ pub(super) fn visit_consents(
         last = Some((entity_type, entity.to_owned()));
     }
     Ok((count, last))
+}
+
+/// The conversation as it stands here. It is active unless it came from an archive alone, or the installation was removed
+/// from its group.
+fn view<'a>(reader: &Connection, group: &'a StoredGroup) -> Result<ConversationView<'a>, Error> {
+    let removed: bool = reader
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM mls_groups WHERE id = ?1 AND state = ?2)")?
+        .query_row(params![group.id, GROUP_REMOVED], |row| row.get(0))?;
+    let mut view = group.view();
+    view.is_active &= !removed;
+    Ok(view)
 }

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 #: Everything the tests ask for takes a second or two; a hang is for ever.
 DEADLINE_SECONDS: Final = 40
 
+#: What processes run: real libxmtp, and this library.
+REAL: Final = "interop.real"
+OURS: Final = "interop.ours"
+
 
 class RealHangsError(Exception):
     """The library did not come to an end."""
@@ -42,11 +46,17 @@ class User:
     node: str
     folder: Path
 
-    def start(self, db: str = "first", *, device_sync: bool = False) -> Installation:
-        """Starts an installation, and registers it if it is new, without waiting for either."""
+    def start(self, db: str = "first", *, device_sync: bool = False, module: str = REAL) -> Installation:
+        """Starts an installation, and registers it if it is new, without waiting for either.
+
+        Args:
+            db: which of the user's installations.
+            device_sync: whether its worker runs.
+            module: what runs in the process.
+        """
         path = self.folder / f"{self.name}-{db}.db3"
         who = {"node": self.node, "db": str(path), "account_key": account_key(self.name), "device_sync": device_sync}
-        return Installation(who, path.with_suffix(".log"))
+        return Installation(who, path.with_suffix(".log"), module)
 
     def run(self, *steps: tuple[Any, ...], db: str = "first", deadline: float = DEADLINE_SECONDS) -> list[Any]:
         """Carries out steps in a process of their own and returns their results.
@@ -63,13 +73,13 @@ class User:
 
 
 class Installation:
-    """A process that takes steps one by one (see interop.real)."""
+    """A process that takes steps one by one (see interop.lines)."""
 
-    def __init__(self, who: dict[str, Any], log: Path) -> None:
+    def __init__(self, who: dict[str, Any], log: Path, module: str = REAL) -> None:
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "interop.real"],
+                [sys.executable, "-X", "faulthandler", "-m", module],
                 env=child.environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from interop.account import Installation, User
+from interop.account import REAL, Installation, User
 from interop.devices import Talk, talk_of
 from interop.proxy import Proxy, running_proxy
 from interop.world import KEY, TEXTS, World
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class Start(Protocol):
     """Starts installations that end with the test."""
 
-    def __call__(self, name: str, db: str = ..., *, node: str = ..., device_sync: bool = ...) -> Installation: ...
+    def __call__(
+        self, name: str, db: str = ..., *, node: str = ..., device_sync: bool = ..., module: str = ...
+    ) -> Installation: ...
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +46,10 @@ def start(node: LocalXmtp, tmp_path: Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def started(
-            name: str, db: str = "first", *, node: str = node.node_url, device_sync: bool = False
+            name: str, db: str = "first", *, node: str = node.node_url, device_sync: bool = False, module: str = REAL
         ) -> Installation:
             user = User(f"{name} {tmp_path.name}", node, tmp_path)
-            return stack.enter_context(user.start(db, device_sync=device_sync))
+            return stack.enter_context(user.start(db, device_sync=device_sync, module=module))
 
         yield started
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
@@ -45,6 +46,44 @@ def welcomes(node: str, installation_id: str) -> list[Any]:
     request = mls.QueryWelcomeMessagesRequest(installation_key=bytes.fromhex(installation_id), paging_info=_ASCENDING)
     method = "/xmtp.mls.api.v1.MlsApi/QueryWelcomeMessages"
     return list(_call(node, method, request, mls.QueryWelcomeMessagesResponse).messages)
+
+
+class Framing(NamedTuple):
+    """What anybody can see of a group's message.
+
+    Attributes:
+        id: at the node.
+        epoch: in which it was encrypted.
+        is_commit: whether it leads to the next one.
+    """
+
+    id: int
+    epoch: int
+    is_commit: bool
+
+
+def framings(node: str, group_id: str) -> list[Framing]:
+    """The framing of the messages of a group, in order."""
+    return [_framing(message) for message in group_messages(node, group_id)]
+
+
+def _framing(message: Any) -> Framing:
+    # RFC 9420, 6 and 6.3: version, wire format, group id, epoch, content type.
+    assert message.data[:4] == b"\x00\x01\x00\x02", "no private message"
+    after = 5 + message.data[4]
+    epoch, kind = struct.unpack_from(">QB", message.data, after)
+    return Framing(message.id, epoch, kind == 3)
+
+
+def newest(node: str, group_id: str) -> int:
+    """The id of the newest message of a group; 0: there is none."""
+    request = mls.QueryGroupMessagesRequest(
+        group_id=bytes.fromhex(group_id),
+        paging_info=mls.PagingInfo(direction=mls.SORT_DIRECTION_DESCENDING, limit=1),
+    )
+    method = "/xmtp.mls.api.v1.MlsApi/QueryGroupMessages"
+    messages = _call(node, method, request, mls.QueryGroupMessagesResponse).messages
+    return messages[0].v1.id if messages else 0
 
 
 def _call(node: str, method: str, request: Message, response: type[Message]) -> Any:

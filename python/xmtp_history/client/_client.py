@@ -9,7 +9,7 @@ from xmtp_history._errors import IdentityError, NotRegistered
 from xmtp_history._signer import Wallet
 from xmtp_history.client._conversations import Conversations
 from xmtp_history.client._database import Database, key_of, path_of
-from xmtp_history.client._identity import inbox_id_of
+from xmtp_history.client._identity import find_inbox
 from xmtp_history.client._parts import Parts, stored_inbox_id
 from xmtp_history.network import NodeApi, environment
 
@@ -84,8 +84,7 @@ class Client:
                 database = stack.enter_context(Database(db_path, key_of(db_encryption_key)))
                 inbox_id = stored_inbox_id(database)
             if inbox_id is None:
-                (inbox_id,) = await api.get_inbox_ids([wallet.address])
-                inbox_id = inbox_id or inbox_id_of(wallet.address, nonce)
+                inbox_id = await find_inbox(api, wallet.address, nonce)
             if database is None:
                 database = stack.enter_context(Database(path_of(db_path, inbox_id), key_of(db_encryption_key)))
             parts = await Parts.open(stack, api, database, inbox_id, device_sync=not disable_device_sync)

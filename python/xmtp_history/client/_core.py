@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from xmtp_history._threads import in_thread
 from xmtp_history.client._types import GroupInfo, GroupState, InboxState, InstallationInfo, SyncGroupMessage
 
 if TYPE_CHECKING:
@@ -21,9 +22,16 @@ class Core:
     def __init__(self, installation: _ffi.Installation) -> None:
         self._installation = installation
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xmtp-installation")
+        self._closed = False
 
     async def run(self, work: Callable[[], Any]) -> Any:
-        """Runs work where the calls run."""
+        """Runs work where the calls run.
+
+        Raises:
+            RuntimeError: the installation is closed.
+        """
+        if self._closed:
+            raise RuntimeError("the client is closed")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def call(self, name: str, data: bytes = b"", **request: object) -> tuple[Any, bytes]:
@@ -36,9 +44,11 @@ class Core:
         return (await self.call(name, data, **request))[0]
 
     async def aclose(self) -> None:
-        """Closes the installation, after the call that is under way."""
-        await self.run(self._installation.close)
-        self._thread.shutdown(wait=False)
+        """Closes the installation, after the call that is under way. It is closed when this returns, also if cancelled."""
+        if not self._closed:
+            self._closed = True
+            self._thread.submit(self._installation.close)
+        await in_thread(self._thread.shutdown)
 
     async def inbox_state(self, inbox_id: str) -> InboxState | None:
         """The state of an inbox, as far as its log is here."""

@@ -97,11 +97,14 @@ class Groups:
         while True:
             cursor = (await self._core.ask("status"))["welcome_cursor"]
             answer = await self._api.query_welcome_messages(self._installation_key, cursor)
-            welcomed = await self._with_identities("receive_welcomes", answer)
+            welcomed = await self._with_identities("receive_welcomes", answer, give_up=False)
+            if welcomed["missing"]:
+                # The node was asked and does not have it, and the welcomes behind this one must not wait for ever.
+                welcomed = await self._core.ask("receive_welcomes", answer, fresh=[], give_up=True)
             joined += welcomed["joined"]
             for _, reason in welcomed["dropped"]:
                 _log.warning("a welcome was dropped: %s", reason)
-            if welcomed["missing"] or not welcomed["more"] or welcomed["cursor"] == cursor:
+            if welcomed["cursor"] == cursor or not (welcomed["more"] or welcomed["missing"]):
                 break
         # After welcomes a new key package is due.
         await self._identity.upload_key_package()
@@ -178,30 +181,38 @@ class Groups:
     async def _send(self) -> None:
         """Sends what is intended, and looks for it, until nothing is left or somebody keeps being faster."""
         for group_id in await self._core.ask("outgoing_groups"):
-            for _ in range(_ROUNDS):
-                try:
-                    keys, request = await self._core.call("prepare", id=group_id)
-                except GroupError:
-                    # The group is not one to send to any more; what was intended stays, in case it comes back.
-                    break
-                if keys is not None:
-                    await self._api.send_group_messages(request)
-                    await self._core.ask("published", keys=keys)
-                    continue
-                group = await self._core.group(group_id)
-                if group is None or group_id not in await self._core.ask("outgoing_groups"):
-                    break
-                await self._receive(group_id, group.cursor)
-                seen = await self._core.group(group_id)
-                if seen is None or seen.cursor == group.cursor:
-                    # It is not there yet; the next pass looks again.
-                    break
+            try:
+                await self._send_to(group_id)
+            except GroupError:
+                # The group is not one to send to any more; what was intended stays, in case it comes back.
+                continue
         while True:
             keys, request = await self._core.call("prepare_welcomes")
             if keys is None:
                 return
             await self._api.send_welcome_messages(request)
             await self._core.ask("welcomes_sent", keys=keys)
+
+    async def _send_to(self, group_id: str) -> None:
+        again = False
+        for _ in range(_ROUNDS):
+            keys, request = await self._core.call("prepare", id=group_id, again=again)
+            if keys is not None:
+                await self._api.send_group_messages(request)
+                await self._core.ask("published", keys=keys)
+                if not again:
+                    continue
+            before = await self._core.group(group_id)
+            if before is None or group_id not in await self._core.ask("outgoing_groups"):
+                return
+            await self._receive(group_id, before.cursor)
+            after = await self._core.group(group_id)
+            if after is None or after.cursor == before.cursor:
+                if again:
+                    # The node has it, but does not show it yet: the next pass looks again.
+                    return
+                # It was said to be there and is not; sent twice, it is one message all the same.
+                again = True
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf.message import DecodeError
+
 from xmtp_history import _ffi
-from xmtp_history._errors import IdentityError, NotRegistered, TooManyInstallations
+from xmtp_history._errors import IdentityError, NetworkError, NotRegistered, TooManyInstallations
+from xmtp_history._proto.identity_api_pb2 import GetIdentityUpdatesResponse
+from xmtp_history._threads import in_thread
+from xmtp_history.client._core import inbox_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,6 +34,25 @@ def inbox_id_of(address: str, nonce: int) -> str:
     return str(_ffi.identity_call("inbox_id", address=address, nonce=nonce))
 
 
+async def find_inbox(api: NodeApi, address: str, nonce: int) -> str:
+    """The inbox of an address, or the one that it is to create. A database is bound to it, so the node is not just believed.
+
+    Raises:
+        IdentityError: the inbox that the node names is not the address's.
+        NetworkError: the node cannot be reached.
+    """
+    (inbox_id,) = await api.get_inbox_ids([address])
+    if inbox_id is None:
+        return inbox_id_of(address, nonce)
+    (log,) = await api.get_identity_updates([(inbox_id, 0)])
+    _check_answer([log], [inbox_id])
+    # Contract wallets are believed here. Before anything is signed, the log is verified once more, with them.
+    row = await in_thread(partial(_ffi.identity_call, "verify_log", log, trust_contracts=True))
+    if not _belongs(inbox_state(row), address):
+        raise IdentityError("the node names an inbox that is not one of the wallet's")
+    return inbox_id
+
+
 class Identity:
     """The identity logs that an installation needs, and its own place in one."""
 
@@ -43,24 +68,33 @@ class Identity:
         Returns:
             The inboxes of which now everything is known that the node has and that is valid. Those whose smart contract
             wallets could not be verified are missing.
+
+        Raises:
+            IdentityError: the log of the installation's own inbox does not verify.
+            NetworkError: the node cannot be reached, or answers something else.
         """
         wanted = sorted(set(inbox_ids))
         if not wanted:
             return set()
         cursors = await self._core.ask("identity_cursors", inbox_ids=wanted)
         fetched: set[str] = set(wanted)
-        for answer in await self._api.get_identity_updates(list(zip(wanted, cursors, strict=True))):
+        answers = await self._api.get_identity_updates(list(zip(wanted, cursors, strict=True)))
+        _check_answer(answers, wanted)
+        for answer in answers:
             ingested = await self._ingest(answer)
             for inbox_id, reason in ingested["refused"].items():
+                if inbox_id == self._inbox_id:
+                    # Without it nothing can be judged, and what was judged all the same would stay so.
+                    raise IdentityError(f"the inbox's own log, as the node gives it, is refused: {reason}")
                 _log.warning("the identity log of inbox %s is refused: %s", inbox_id, reason)
-            if ingested["unverified"]:
-                _log.warning("%d signatures of contract wallets cannot be verified", ingested["unverified"])
-                fetched.clear()
+            for inbox_id in ingested["undecided"]:
+                _log.warning("signatures of a contract wallet in the log of inbox %s cannot be verified now", inbox_id)
+                fetched.discard(inbox_id)
         return fetched
 
     async def _ingest(self, answer: bytes) -> dict[str, Any]:
         ingested, questions = await self._core.call("ingest_identity", answer)
-        if ingested["unverified"]:
+        if ingested["undecided"]:
             verdicts = await self._api.verify_smart_contract_wallet_signatures(questions)
             await self._core.ask("ingest_verdicts", verdicts, request=questions.hex())
             ingested = await self._core.ask("ingest_identity", answer)
@@ -98,13 +132,16 @@ class Identity:
             TooManyInstallations: the inbox has ten.
             NotRegistered: the installation was revoked.
             IdentityError: the signature is not the wallet's, or the inbox's log is not valid.
+            ValueError: the wallet is not one of the inbox.
         """
         state = await self.state(self._inbox_id, refresh=True)
         if _has(state, self._installation_id):
+            await self.check_wallet(wallet, nonce)
             await self.upload_key_package()
             return
         if was_registered:
             raise NotRegistered("the installation was revoked; register a new one in a new database")
+        await self.check_wallet(wallet, nonce)
         if state is not None and len(state.installations) >= MAX_INSTALLATIONS:
             message = f"the inbox has {len(state.installations)} installations, the most there may be; revoke one first"
             raise TooManyInstallations(message, installation_ids=tuple(info.id for info in state.installations))
@@ -113,6 +150,19 @@ class Identity:
         await self._publish(wallet, update)
         if not await self.is_registered(refresh=True):
             raise IdentityError("the node took the identity update, but its log does not name the installation")
+
+    async def check_wallet(self, wallet: Wallet, nonce: int) -> None:
+        """Makes sure that a wallet is one of the inbox, as far as is known, or may create it.
+
+        Raises:
+            ValueError: it is not.
+        """
+        state = await self.state(self._inbox_id, refresh=False)
+        may = _belongs(state, wallet.address) if state else inbox_id_of(wallet.address, nonce) == self._inbox_id
+        if not may:
+            raise ValueError(
+                "the installation in this database belongs to another inbox; use a database of its own for each inbox"
+            )
 
     async def revoke(self, wallet: Wallet, installation_ids: Sequence[str]) -> None:
         """Revokes installations. Asks for one signature, of the inbox's recovery address.
@@ -151,3 +201,17 @@ class Identity:
 
 def _has(state: InboxState | None, installation_id: str) -> bool:
     return state is not None and any(info.id == installation_id for info in state.installations)
+
+
+def _belongs(state: InboxState, address: str) -> bool:
+    return address in state.identifiers or address == state.recovery_identifier
+
+
+def _check_answer(answers: Sequence[bytes], inbox_ids: Sequence[str]) -> None:
+    """Makes sure that a node has answered for the inboxes that it was asked about, and for no others."""
+    try:
+        parsed = [GetIdentityUpdatesResponse.FromString(answer) for answer in answers]
+    except DecodeError:
+        raise NetworkError("the node's answer is malformed: identity updates cannot be decoded") from None
+    if sorted(response.inbox_id for answer in parsed for response in answer.responses) != sorted(inbox_ids):
+        raise NetworkError("the node's answer is malformed: it is about other inboxes")

@@ -95,6 +95,7 @@ class Parts:
         except NetworkError as error:
             if not await self.was_registered():
                 raise
+            await self.identity.check_wallet(wallet, nonce)
             _log.warning("the installation is opened without the node: %s", error)
 
 

@@ -12,25 +12,21 @@ use openmls::prelude::tls_codec::{DeserializeBytes as _, Serialize as _};
 use openmls::prelude::{
     ApplicationIdExtension, Capabilities, Ciphersuite, CredentialType, Extension, ExtensionType, Extensions,
     GroupContext, KeyPackage, KeyPackageIn, LeafNode, LeafNodeParameters, Lifetime, MlsGroup, ProposalType,
-    ProtocolVersion, RequiredCapabilitiesExtension, UnknownExtension,
+    ProtocolVersion, UnknownExtension,
 };
 use openmls::storage::OpenMlsProvider;
 use openmls::treesync::errors::LifetimeError;
 use openmls_rust_crypto::{OpenMlsRustCrypto, RustCrypto};
 use openmls_traits::crypto::OpenMlsCrypto;
 
+use super::extensions::{
+    GROUP_MEMBERSHIP, GROUP_PERMISSIONS, IMMUTABLE_METADATA, MUTABLE_METADATA, required_capabilities,
+};
 use super::keys::{self, InstallationKey};
+use super::rules::leaf_inbox_id;
 
 /// The only ciphersuite of XMTP: 0x0003 (identity spec 2).
 pub const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
-/// Extension of a group context: what the group is, for good (identity spec 3.1).
-pub const IMMUTABLE_METADATA: u16 = 0xf000;
-/// Extension of a group context: name, description and the like, and the admins.
-pub const MUTABLE_METADATA: u16 = 0xff00;
-/// Extension of a group context: the inboxes and up to which update their installations belong to the group.
-pub const MEMBERSHIP: u16 = 0xff01;
-/// Extension of a group context: who may do what.
-pub const PERMISSIONS: u16 = 0xff02;
 
 /// How long others may use a key package: 84 days, as real clients have it (identity spec 2.1).
 pub const LIFETIME_SECONDS: u64 = 84 * 24 * 60 * 60;
@@ -170,7 +166,7 @@ pub fn parse_and_verify(bytes: &[u8], now_seconds: u64) -> Result<VerifiedKeyPac
     // Cannot panic: no package is verified whose leaf has another source than a package, and so a lifetime.
     key_package.life_time().validate_with_time(now).map_err(|error| lifetime_error(&error))?;
     let leaf = key_package.leaf_node();
-    let inbox_id = keys::inbox_id_of(leaf.credential()).map_err(|_| Error::BadCredential)?;
+    let inbox_id = leaf_inbox_id(leaf.credential()).map_err(|_| Error::BadCredential)?;
     let installation_key = leaf.signature_key().as_slice().try_into().map_err(|_| Error::BadCredential)?;
     Ok(VerifiedKeyPackage { key_package, installation_key, inbox_id })
 }
@@ -188,7 +184,7 @@ pub fn check_in_throwaway_group(bytes: &[u8]) -> Result<(), Error> {
     let provider = OpenMlsRustCrypto::default();
     let key = InstallationKey::generate()?;
     let credential = key.credential(&"0".repeat(64))?;
-    let mut extensions = [IMMUTABLE_METADATA, MUTABLE_METADATA, MEMBERSHIP, PERMISSIONS]
+    let mut extensions = [IMMUTABLE_METADATA, MUTABLE_METADATA, GROUP_MEMBERSHIP, GROUP_PERMISSIONS]
         .map(|id| Extension::Unknown(id, UnknownExtension(Vec::new())))
         .to_vec();
     extensions.push(Extension::RequiredCapabilities(required_capabilities()));
@@ -216,9 +212,9 @@ fn extension_types() -> [ExtensionType; 6] {
     [
         ExtensionType::LastResort,
         ExtensionType::ApplicationId,
-        ExtensionType::Unknown(PERMISSIONS),
+        ExtensionType::Unknown(GROUP_PERMISSIONS),
         ExtensionType::Unknown(MUTABLE_METADATA),
-        ExtensionType::Unknown(MEMBERSHIP),
+        ExtensionType::Unknown(GROUP_MEMBERSHIP),
         ExtensionType::Unknown(IMMUTABLE_METADATA),
     ]
 }
@@ -240,20 +236,6 @@ pub fn key_package_capabilities() -> Capabilities {
 #[must_use]
 pub fn creator_capabilities() -> Capabilities {
     key_package_capabilities()
-}
-
-/// The required capabilities in the context of a group that we create: the 19 bytes of real ones (identity spec 3.1).
-#[must_use]
-pub fn required_capabilities() -> RequiredCapabilitiesExtension {
-    let extensions = [
-        ExtensionType::Unknown(MEMBERSHIP),
-        ExtensionType::Unknown(MUTABLE_METADATA),
-        ExtensionType::Unknown(PERMISSIONS),
-        ExtensionType::Unknown(IMMUTABLE_METADATA),
-        ExtensionType::LastResort,
-        ExtensionType::ApplicationId,
-    ];
-    RequiredCapabilitiesExtension::new(&extensions, &[ProposalType::GroupContextExtensions], &[CredentialType::Basic])
 }
 
 /// The extension of our leaves that names the inbox (identity spec 2.1).

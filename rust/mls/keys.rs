@@ -1,19 +1,17 @@
 //! The installation: its Ed25519 key, which signs everything that it says in MLS, and the credential that names its inbox.
 
 use ed25519_dalek::{Signer as _, SigningKey};
-use openmls::prelude::{BasicCredential, Credential, CredentialWithKey, SignaturePublicKey};
+use openmls::prelude::{CredentialWithKey, SignaturePublicKey};
 use openmls_traits::signatures::{Signer, SignerError};
 use openmls_traits::types::SignatureScheme;
-use prost::Message as _;
 use zeroize::Zeroizing;
 
+use super::rules::credential::credential;
 use crate::crypto::{self, RandomFailed};
-use crate::wire::proto::identity::MlsCredential;
+use crate::identity;
 
 /// Bytes of an Ed25519 seed, of an installation's public key, and so of an installation id (identity spec 1.1).
 pub const KEY_BYTES: usize = 32;
-/// Characters of an inbox id (identity spec 1.1).
-const INBOX_ID_CHARACTERS: usize = 64;
 
 /// What can be wrong with keys and credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,12 +26,6 @@ pub enum Error {
     /// Not 64 lower-case hex digits.
     #[error("an inbox id has 64 lower-case hex digits; pass it as the network gave it")]
     NotAnInboxId,
-    /// A credential of another type than basic.
-    #[error("the credential is not a basic one, which XMTP uses alone; the member is not an XMTP installation")]
-    NotABasicCredential,
-    /// The identity in a credential is not the protobuf message.
-    #[error("the credential names no inbox; the member is not an XMTP installation")]
-    NoInboxInCredential,
     /// The operating system gave no random seed.
     #[error(transparent)]
     NoRandomness(#[from] RandomFailed),
@@ -90,14 +82,11 @@ impl InstallationKey {
     /// # Errors
     /// [`Error::NotAnInboxId`] for anything but 64 lower-case hex digits.
     pub fn credential(&self, inbox_id: &str) -> Result<CredentialWithKey, Error> {
-        if inbox_id.len() != INBOX_ID_CHARACTERS
-            || !inbox_id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        {
+        if !identity::is_inbox_id(inbox_id) {
             return Err(Error::NotAnInboxId);
         }
-        let identity = MlsCredential { inbox_id: inbox_id.to_owned() }.encode_to_vec();
         Ok(CredentialWithKey {
-            credential: BasicCredential::new(identity).into(),
+            credential: credential(inbox_id),
             signature_key: SignaturePublicKey::from(self.public_key().as_slice()),
         })
     }
@@ -118,16 +107,4 @@ impl std::fmt::Debug for InstallationKey {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "InstallationKey({})", hex::encode(self.public_key()))
     }
-}
-
-/// The inbox that a credential names (identity spec 2).
-///
-/// As lax about its form as real clients, who compare it with what they know (identity spec 2.2 and 4.2).
-///
-/// # Errors
-/// [`Error::NotABasicCredential`] and [`Error::NoInboxInCredential`].
-pub fn inbox_id_of(credential: &Credential) -> Result<String, Error> {
-    let basic = BasicCredential::try_from(credential.clone()).map_err(|_| Error::NotABasicCredential)?;
-    let credential = MlsCredential::decode(basic.identity()).map_err(|_| Error::NoInboxInCredential)?;
-    if credential.inbox_id.is_empty() { Err(Error::NoInboxInCredential) } else { Ok(credential.inbox_id) }
 }

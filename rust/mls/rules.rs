@@ -13,7 +13,7 @@ pub mod sync_group;
 pub mod version;
 
 pub use commit::{CommitChanges, FieldChange, InstallationsByInbox, validate_commit};
-pub use credential::{CredentialError, is_inbox_id, leaf_inbox_id};
+pub use credential::{CredentialError, leaf_inbox_id};
 pub use join::{check_dm, validate_membership};
 pub use policy::{MemberRight, Permissions, Policy, Rank, RankRight};
 pub use sync_group::{SyncGroupBreach, check_sync_commit, check_sync_group};

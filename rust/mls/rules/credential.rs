@@ -3,6 +3,7 @@
 use openmls::credentials::{BasicCredential, Credential};
 use prost::Message as _;
 
+use crate::identity;
 use crate::wire::proto::identity::MlsCredential;
 
 /// Why a credential names nobody.
@@ -24,17 +25,11 @@ pub enum CredentialError {
 pub fn leaf_inbox_id(credential: &Credential) -> Result<String, CredentialError> {
     let basic = BasicCredential::try_from(credential.clone()).map_err(|_| CredentialError::NotXmtp)?;
     let inbox_id = MlsCredential::decode(basic.identity()).map_err(|_| CredentialError::NotXmtp)?.inbox_id;
-    if is_inbox_id(&inbox_id) { Ok(inbox_id) } else { Err(CredentialError::NotAnInbox) }
+    if identity::is_inbox_id(&inbox_id) { Ok(inbox_id) } else { Err(CredentialError::NotAnInbox) }
 }
 
 /// The credential of an installation of ours.
 #[must_use]
 pub fn credential(inbox_id: &str) -> Credential {
     BasicCredential::new(MlsCredential { inbox_id: inbox_id.into() }.encode_to_vec()).into()
-}
-
-/// Whether the text is an inbox id: 64 lower-case hex digits (section 1.1).
-#[must_use]
-pub fn is_inbox_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -133,7 +133,8 @@ pub struct PolicySet {
     #[prost(message, optional, tag = "6")]
     pub update_permissions_policy: ::core::option::Option<Policy>,
 }
-/// Three messages of equal form on the wire: for members, for metadata, and for permissions.
+/// Three messages of equal form on the wire: for members, for metadata, and for ranks and permissions. The base policies of the
+/// first two are 1 allow, 2 deny, 3 admins, 4 super admins; those of the last 1 deny, 2 admins, 3 super admins.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Policy {
     #[prost(oneof = "policy::Kind", tags = "1, 2, 3")]
@@ -143,7 +144,6 @@ pub struct Policy {
 pub mod policy {
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
-        /// 1 allow, 2 deny, 3 admin or super admin, 4 super admin.
         #[prost(int32, tag = "1")]
         Base(i32),
         #[prost(message, tag = "2")]

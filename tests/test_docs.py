@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
+import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,14 +19,18 @@ import pytest
 from click.testing import CliRunner
 
 import xmtp_history
+import xmtp_history.client
 from support.history_server import serving
 from xmtp_history.cli._app import cli
 from xmtp_history.cli._serve_command import serve
+from xmtp_history.testing import run_local_xmtp
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
 SERVER = ROOT / "docs" / "history-server.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+INSTALLATION = ROOT / "docs" / "installation.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=str)
 SOURCES = Path(xmtp_history.__file__).parent / "server"
 
@@ -135,3 +144,72 @@ def test_examples_in_the_text_parse(page: Path) -> None:
     for code in _blocks("json", text):
         for one in re.split(r"\n(?=\{)", code):
             json.loads(one)
+
+
+# --- installations ----------------------------------------------------------------------------------------------------
+
+
+def test_the_ten_lines_of_the_readme_register_an_installation_and_open_it_again(tmp_path: Path) -> None:
+    (code,) = (code for code in _blocks("python", (ROOT / "README.md").read_text()) if "Client.create" in code)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    assert 'env="local"' in code
+    (tmp_path / "store.key").write_text("12" * 32)
+    account = {**os.environ, "XMTP_WALLET_KEY": "0x" + "34" * 32}
+    with run_local_xmtp() as running:
+        command = [sys.executable, "-c", code.replace('env="local"', f"api_url={running.node_url!r}")]
+        runs = [
+            subprocess.run(command, cwd=tmp_path, env=account, capture_output=True, check=False, text=True)
+            for _ in range(2)
+        ]
+    assert [(run.returncode, run.stderr) for run in runs] == [(0, "")] * 2
+    inbox_id, installation_id, _ = runs[0].stdout.split(" ", 2)
+    assert [len(inbox_id), len(installation_id)] == [64, 64]
+    assert runs[1].stdout == runs[0].stdout
+
+
+def test_what_the_page_on_installations_calls_is_there() -> None:
+    text = INSTALLATION.read_text()
+    inboxes = text.partition("## Inboxes")[2].partition("\n## ")[0]
+    for name in {*re.findall(r"\b[cC]lient\.(\w+)", text), *re.findall(r"`(\w+)\(", inboxes)}:
+        assert hasattr(xmtp_history.Client, name), name
+    for part, kind in (("conversations", xmtp_history.client.Conversations), ("history", xmtp_history.History)):
+        for name in re.findall(rf"\bclient\.{part}\.(\w+)", text):
+            assert hasattr(kind, name), name
+
+
+def test_every_option_of_a_client_is_documented() -> None:
+    rows = INSTALLATION.read_text().partition("| option | |")[2].partition("\n\n")[0]
+    options = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", rows, re.MULTILINE)))
+    assert {"signer", *options} == {*inspect.signature(xmtp_history.Client.create).parameters}
+
+
+def test_every_state_of_a_group_is_documented() -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", INSTALLATION.read_text().partition("| state |")[2], re.MULTILINE)
+    states = [state.value for state in xmtp_history.GroupState]
+    assert documented[: len(states)] == states
+
+
+def test_exceptions_that_the_pages_name_are_there() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`([A-Z]\w+(?:Error|InUse|Registered|Installations|Locked))`", page.read_text()):
+            assert hasattr(xmtp_history, name) or hasattr(builtins, name), f"{page.name}: {name}"
+
+
+def test_every_table_of_the_store_is_documented() -> None:
+    tables = set()
+    for step in (ROOT / "rust" / "store" / "sql").glob("*.sql"):
+        tables |= set(
+            re.findall(r"^CREATE (?:VIRTUAL )?TABLE (?:IF NOT EXISTS )?(\w+)", step.read_text(), re.MULTILINE)
+        )
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "store.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == tables
+
+
+def test_the_modules_that_the_architecture_names_are_there() -> None:
+    text = ARCHITECTURE.read_text()
+    there = [path.as_posix() for path in (ROOT / "python").rglob("*.py")]
+    for name in re.findall(r"`((?:\w+/)?_?\w+\.py)`", text):
+        assert any(path.endswith(f"/{name}") for path in there), name
+    rooms = re.findall(r"^\| (`.*?) \|", text.partition("## Rooms in Rust")[2].partition("## ")[0], re.MULTILINE)
+    for name in re.findall(r"`(\w+)/?`", "".join(rooms)):
+        assert list((ROOT / "rust").rglob(name)) or list((ROOT / "rust").rglob(f"{name}.rs")), name

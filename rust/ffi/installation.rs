@@ -242,6 +242,7 @@ fn group_json(row: &GroupRow) -> Value {
         "conversation_type": row.conversation_type,
         "state": row.state.name(),
         "reason": row.reason,
+        "maybe_forked": row.maybe_forked(),
         "cursor": row.cursor,
         "epoch": row.epoch,
         "created_at_ns": row.created_at_ns,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use rusqlite::OptionalExtension as _;
+
 use super::envelope;
 use super::error::Error;
 use super::extensions::{ConversationType, GroupExtensions, MESSAGE_DISAPPEAR_FROM_NS, MESSAGE_DISAPPEAR_IN_NS};
@@ -9,7 +11,7 @@ use super::group_updated;
 use super::groups::{GroupRow, GroupState};
 use super::installation::Work;
 use super::rules::CommitChanges;
-use crate::store::{Record, rules};
+use crate::store::{self, Record, rules};
 use crate::wire::{Consent, Group, GroupMetadata, Message, MutableMetadata};
 
 /// Where in the network a commit's number comes from (archive specification, section 2.5).
@@ -56,7 +58,7 @@ impl Work<'_> {
             .query_row(rusqlite::params![row.id, row.created_at_ns], |row| row.get(0))?;
         let own =
             row.added_by_inbox_id == row.creator_inbox_id && group.metadata.conversation_type == ConversationType::Dm;
-        self.transaction.add(&Record::Group(Group {
+        let stored = self.transaction.add(&Record::Group(Group {
             id: &row.id,
             created_at_ns,
             membership_state: if own { MEMBERSHIP_ALLOWED } else { MEMBERSHIP_PENDING },
@@ -75,8 +77,24 @@ impl Work<'_> {
             }),
             paused_for_version: (row.state == GroupState::Paused).then_some(row.reason.as_str()),
             ..Group::default()
-        }))?;
-        Ok(())
+        }));
+        match stored {
+            // Members may write what they like into a group. What the history cannot keep must not hold up its messages.
+            Err(store::Error::Invalid(_)) => Ok(()),
+            stored => Ok(stored.map(|_| ())?),
+        }
+    }
+
+    /// The two inboxes of a stored DM.
+    pub(super) fn dm_members(&self, group_id: &[u8]) -> Result<Option<[String; 2]>, Error> {
+        let dm_id: Option<String> = self
+            .connection()
+            .prepare_cached("SELECT dm_id FROM groups WHERE id = ?1 AND known = 1")?
+            .query_row([group_id], |row| row.get(0))
+            .optional()?
+            .flatten();
+        let members = dm_id.as_deref().and_then(rules::dm_members);
+        Ok(members.map(|(one, two)| [one.to_owned(), two.to_owned()]))
     }
 
     /// Notes that a conversation is allowed because the inbox itself made it. Dated 0, so that every decision that somebody

@@ -13,7 +13,7 @@ pub enum GroupState {
     Removed = 2,
     /// The group asks for a newer client; nothing is processed until there is one.
     Paused = 3,
-    /// A commit was lost: what follows cannot be read.
+    /// A commit could not be followed that the others follow: what comes after it cannot be read.
     Forked = 4,
     /// The group uses what this release cannot follow.
     Unsupported = 5,
@@ -65,7 +65,7 @@ pub struct GroupRow {
     pub conversation_type: i32,
     /// Where it stands.
     pub state: GroupState,
-    /// Why it is not active; empty where there is nothing to say.
+    /// Why it is not active, or why an active one may be forked; empty where there is nothing to say.
     pub reason: String,
     /// Highest message id that was handled.
     pub cursor: u64,
@@ -143,6 +143,12 @@ impl GroupRow {
                 self.undecryptable.cast_signed(),
             ])?;
         Ok(())
+    }
+
+    /// Whether a commit was lost, or may have been.
+    #[must_use]
+    pub fn maybe_forked(&self) -> bool {
+        self.state == GroupState::Forked || (self.state == GroupState::Active && !self.reason.is_empty())
     }
 
     /// Whether it is one of the inbox's sync groups.

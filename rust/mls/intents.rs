@@ -176,10 +176,11 @@ pub(super) fn seen(connection: &Connection, intent: &Intent, sequence_id: u64, s
     Ok(())
 }
 
-/// A commit has won: its welcomes may go out.
+/// A commit has won: its welcomes may go out. Keys of intents are used again, so welcomes whose commit has won belong to an
+/// earlier one.
 pub(super) fn won(connection: &Connection, intent: &Intent, commit_id: u64) -> Result<(), Error> {
     connection
-        .prepare_cached("UPDATE welcomes_to_send SET commit_id = ?2 WHERE intent_key = ?1")?
+        .prepare_cached("UPDATE welcomes_to_send SET commit_id = ?2 WHERE intent_key = ?1 AND commit_id IS NULL")?
         .execute(params![intent.key, commit_id.cast_signed()])?;
     connection.prepare_cached("DELETE FROM intents WHERE key = ?1")?.execute([intent.key])?;
     Ok(())
@@ -188,7 +189,7 @@ pub(super) fn won(connection: &Connection, intent: &Intent, commit_id: u64) -> R
 /// The group has gone on without what we had prepared to commit. What could only have been the first commit is given up.
 pub(super) fn lost(connection: &Connection, group_id: &[u8]) -> Result<(), Error> {
     let Some(key) = commit_under_way(connection, group_id)? else { return Ok(()) };
-    connection.execute("DELETE FROM welcomes_to_send WHERE intent_key = ?1", [key])?;
+    connection.execute("DELETE FROM welcomes_to_send WHERE intent_key = ?1 AND commit_id IS NULL", [key])?;
     again(connection, key)?;
     connection.execute(
         "UPDATE intents SET state = ?2 WHERE key = ?1 AND kind = ?3",

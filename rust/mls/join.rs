@@ -238,7 +238,10 @@ impl Installation {
         };
         let group = match GroupExtensions::parse(staged.group_context().extensions()) {
             Ok(group) => group,
-            Err(super::extensions::Error::Unsupported(reason)) => {
+            // Anybody can make a group with the id of one that is followed.
+            Err(super::extensions::Error::Unsupported(reason))
+                if known.as_ref().is_none_or(|known| !known.state.is_followed()) =>
+            {
                 // Kept by name only, so that the application can say why nothing is heard of the group.
                 row.conversation_type = known.map_or(1, |known| known.conversation_type);
                 row.mark(GroupState::Unsupported, reason.to_string());
@@ -249,6 +252,12 @@ impl Installation {
         };
         row.conversation_type = group.metadata.conversation_type as i32;
         row.creator_inbox_id.clone_from(&group.metadata.creator_inbox_id);
+        if known.as_ref().is_some_and(|known| {
+            known.state != GroupState::Unsupported
+                && (known.conversation_type, &known.creator_inbox_id) != (row.conversation_type, &row.creator_inbox_id)
+        }) {
+            return dropped(&"another group with the same id is known");
+        }
         let adder = row.added_by_inbox_id.as_str();
         let accepted = match group.metadata.conversation_type {
             ConversationType::Sync => {

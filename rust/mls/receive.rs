@@ -11,7 +11,7 @@ use prost::Message as _;
 use super::conversations::{Said, time};
 use super::envelope::{self, Envelope};
 use super::error::Error;
-use super::extensions::GroupExtensions;
+use super::extensions::{ConversationType, GroupExtensions};
 use super::framing::{ContentType, Framing};
 use super::groups::{GroupRow, GroupState};
 use super::inboxes::{Inboxes, States};
@@ -175,10 +175,13 @@ impl Page<'_, '_> {
             ContentType::Commit | ContentType::Application => {}
         }
         if framing.epoch > epoch {
-            // Either a commit was lost, or somebody posted rubbish. The next commit that is valid here tells.
-            if self.received.group.state != GroupState::Forked {
-                let reason = format!("a message of epoch {} came in epoch {epoch}: a commit was lost", framing.epoch);
-                self.received.group.mark(GroupState::Forked, reason);
+            // Either a commit was lost, or somebody posted rubbish, which anybody can: the group is suspected, but goes on. The
+            // next commit that is valid here clears it.
+            if self.received.group.state == GroupState::Active && self.received.group.reason.is_empty() {
+                self.received.group.reason = format!(
+                    "a message of epoch {} came in epoch {epoch}, so a commit may have been lost",
+                    framing.epoch
+                );
             }
             return Ok(self.unreadable());
         }
@@ -332,7 +335,7 @@ impl Page<'_, '_> {
         self.received.commits += 1;
         let row = &mut self.received.group;
         row.epoch = self.group.epoch().as_u64();
-        // A commit of this very epoch was valid, so no commit had been lost.
+        // A commit of this very epoch is valid, so none had been lost.
         row.mark(GroupState::Active, "");
         if row.is_sync_group() {
             if let Err(breach) = rules::check_sync_commit(&self.installation.inbox_id, changes) {
@@ -354,7 +357,14 @@ impl Page<'_, '_> {
             return Ok(());
         }
         match GroupExtensions::parse(self.group.extensions()) {
-            Ok(group) => self.work.store_conversation(row, &group),
+            Ok(mut group) => {
+                // Any member may replace extension 0xf000, and real clients do not look; whose DM it is does not change.
+                group.metadata.dm_members = self.work.dm_members(&row.id)?;
+                if row.conversation_type == ConversationType::Dm as i32 && group.metadata.dm_members.is_none() {
+                    return Ok(());
+                }
+                self.work.store_conversation(row, &group)
+            }
             // The rules let no commit through that ends like this.
             Err(_) => Ok(()),
         }

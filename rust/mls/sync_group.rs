@@ -132,13 +132,15 @@ impl Installation {
         };
         let mut extensions = GroupExtensions::sync_group(&self.inbox_id, Some(random_bytes()?));
         let mut usable: BTreeMap<[u8; 32], KeyPackage> = BTreeMap::new();
-        let mut failed = Vec::new();
-        for (id, answer) in others.iter().zip(&answer.key_packages) {
-            match self.usable_key_package(id, &answer.key_package_tls_serialized, work.now_ns) {
-                Some(package) => drop(usable.insert(*id, package)),
-                None => failed.push(id.to_vec()),
+        // The log may have grown since the packages were asked for. Joiners want to see exactly those of its last entry.
+        let mut live = state.installations();
+        live.retain(|id| *id != self.installation_id());
+        for (id, answer) in others.iter().zip(&answer.key_packages).filter(|(id, _)| live.contains(id)) {
+            if let Some(package) = self.usable_key_package(id, &answer.key_package_tls_serialized, work.now_ns) {
+                usable.insert(*id, package);
             }
         }
+        let failed = live.iter().filter(|id| !usable.contains_key(*id)).map(|id| id.to_vec());
         let provider = work.provider();
         let doing = "making a sync group";
         let id: [u8; 16] = random_bytes()?;
@@ -221,7 +223,7 @@ impl Installation {
         let work = self.work()?;
         let mut changed = false;
         for mut row in GroupRow::list(work.connection())? {
-            if !row.is_sync_group() || row.state != GroupState::Active {
+            if !row.is_sync_group() || !row.state.is_followed() {
                 continue;
             }
             let provider = work.provider();

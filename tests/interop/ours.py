@@ -54,7 +54,7 @@ class Installation:
             "created_at_ns": info.created_at_ns,
             "adder": info.added_by_inbox_id,
             "undecryptable": info.undecryptable,
-            "maybe_forked": info.state.value == "forked",
+            "maybe_forked": info.maybe_forked,
             "members": members,
         }
 
@@ -122,6 +122,15 @@ class Installation:
             "admins": sorted(conversation.admins),
             "super_admins": sorted(conversation.super_admins),
             "disappearing": None if begin is None else [begin, lifetime],
+        }
+
+    async def conversation(self, conversation_id: str) -> dict[str, Any]:
+        """What the history says about a conversation, which is what applications see."""
+        found = self._client.history.conversation(conversation_id)
+        return {
+            "type": found.conversation_type.name.lower(),
+            "is_active": found.is_active,
+            "creator": found.creator_inbox_id,
         }
 
     async def debug_info(self, conversation_id: str) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def shared(node_url: str) -> Iterator[NodeClient]:
 
 _GROUP: Final = bytes(range(16))
 _KEY: Final = bytes(range(32))
-_INBOX: Final = created_inbox("0x" + "ab" * 20)
+_ADDRESS: Final = new_address()
+_INBOX: Final = created_inbox(_ADDRESS)
 
 
 def _requests() -> dict[str, Message]:
@@ -72,7 +73,7 @@ def _requests() -> dict[str, Message]:
             requests=[identity_api.GetIdentityUpdatesRequest.Request(inbox_id=_INBOX.inbox_id, sequence_id=1)]
         ),
         "GetInboxIds": identity_api.GetInboxIdsRequest(
-            requests=[identity_api.GetInboxIdsRequest.Request(identifier="0x" + "ab" * 20)]
+            requests=[identity_api.GetInboxIdsRequest.Request(identifier=_ADDRESS)]
         ),
     }
     mls_requests = {

@@ -26,6 +26,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support import child
+from support.signing import Installation, LegacyKey, Passkey, Signer, Wallet, text_of
 from xmtp_history import LocalNode
 from xmtp_history._proto import association_pb2 as assoc
 from xmtp_history._proto import identity_api_pb2 as identity_api
@@ -62,6 +63,11 @@ FORBIDDEN: Final = (
 
 _unique = itertools.count(1)
 
+#: Who signs for the addresses, installations and passkeys that these helpers make, so that updates get their signatures
+#: without being told whose; and the address that each inbox was made with.
+_signers: dict[str | bytes, Signer] = {}
+_owners: dict[str, str] = {}
+
 
 def fresh(size: int, label: str = "") -> bytes:
     """Bytes that no other call gives."""
@@ -76,7 +82,9 @@ def new_group() -> bytes:
 
 def new_key() -> bytes:
     """An installation key that no other test uses."""
-    return fresh(32, "installation")
+    installation = Installation(fresh(32, "installation"))
+    _signers[installation.id] = installation
+    return installation.id
 
 
 # --- MLS payloads -----------------------------------------------------------------------------------------------------
@@ -230,33 +238,30 @@ def paging(direction: int = ASCENDING, *, limit: int = 0, cursor: int = 0) -> ml
 
 def new_address() -> str:
     """An Ethereum address that no other test uses."""
-    return "0x" + fresh(20, "address").hex()
+    wallet = Wallet(fresh(32, "wallet"))
+    _signers[wallet.address] = wallet
+    return wallet.address
 
 
-def inbox_id_of(address: str, nonce: int = 0) -> str:
-    """The inbox id that follows from an address and a nonce."""
-    return hashlib.sha256(f"{address.lower()}{nonce}".encode()).hexdigest()
+def new_legacy_address() -> str:
+    """The same, of a wallet that signs with a key that it approved in XMTP V2."""
+    wallet = Wallet(fresh(32, "wallet"))
+    _signers[wallet.address] = LegacyKey(fresh(32, "legacy key"), wallet)
+    return wallet.address
 
 
-def wallet_signature(raw: bytes | None = None) -> assoc.Signature:
-    """A signature of an Ethereum account; another one for each call unless it is given."""
-    raw = fresh(65, "signature") if raw is None else raw
-    return assoc.Signature(erc_191=assoc.RecoverableEcdsaSignature(bytes=raw))
+def new_passkey() -> bytes:
+    """A passkey that no other test uses."""
+    passkey = Passkey(fresh(32, "passkey"))
+    _signers[passkey.key] = _signers[passkey.key.hex()] = passkey
+    return passkey.key
 
 
-def installation_signature(raw: bytes | None = None, key: bytes = b"\xaa" * 32) -> assoc.Signature:
-    """A signature of an installation."""
-    raw = fresh(64, "signature") if raw is None else raw
-    return assoc.Signature(installation_key=assoc.RecoverableEd25519Signature(bytes=raw, public_key=key))
-
-
-def passkey_signature(raw: bytes | None = None) -> assoc.Signature:
-    """A signature of a passkey."""
-    raw = fresh(70, "signature") if raw is None else raw
-    passkey = assoc.RecoverablePasskeySignature(
-        public_key=b"\x02" + bytes(32), signature=raw, authenticator_data=b"data", client_data_json=b"{}"
-    )
-    return assoc.Signature(passkey=passkey)
+def inbox_id_of(identifier: str, nonce: int = 0) -> str:
+    """The inbox id that follows from an address, or from a passkey in hexadecimal digits, and a nonce."""
+    inbox_id = hashlib.sha256(f"{identifier.lower()}{nonce}".encode()).hexdigest()
+    _owners[inbox_id] = identifier
+    return inbox_id
 
 
 def address_member(address: str) -> assoc.MemberIdentifier:
@@ -277,11 +282,11 @@ def passkey_member(key: bytes) -> assoc.MemberIdentifier:
 def create(
     identifier: str, nonce: int = 0, *, kind: int = ETHEREUM, signature: assoc.Signature | None = None
 ) -> assoc.IdentityAction:
-    """The action that creates an inbox."""
+    """The action that creates an inbox; like the others it is signed with its update, unless a signature is given."""
     action = assoc.CreateInbox(
         initial_identifier=identifier,
         nonce=nonce,
-        initial_identifier_signature=signature or wallet_signature(),
+        initial_identifier_signature=signature,
         initial_identifier_kind=kind,  # type: ignore[arg-type]
     )
     return assoc.IdentityAction(create_inbox=action)
@@ -295,18 +300,14 @@ def add(
 ) -> assoc.IdentityAction:
     """The action that adds a member."""
     action = assoc.AddAssociation(
-        new_member_identifier=member,
-        existing_member_signature=existing or wallet_signature(),
-        new_member_signature=new or installation_signature(),
+        new_member_identifier=member, existing_member_signature=existing, new_member_signature=new
     )
     return assoc.IdentityAction(add=action)
 
 
 def revoke(member: assoc.MemberIdentifier, *, signature: assoc.Signature | None = None) -> assoc.IdentityAction:
     """The action that removes a member."""
-    action = assoc.RevokeAssociation(
-        member_to_revoke=member, recovery_identifier_signature=signature or wallet_signature()
-    )
+    action = assoc.RevokeAssociation(member_to_revoke=member, recovery_identifier_signature=signature)
     return assoc.IdentityAction(revoke=action)
 
 
@@ -314,22 +315,55 @@ def change_recovery(address: str, *, signature: assoc.Signature | None = None) -
     """The action that makes another account the one that may remove members."""
     action = assoc.ChangeRecoveryAddress(
         new_recovery_identifier=address,
-        existing_recovery_identifier_signature=signature or wallet_signature(),
+        existing_recovery_identifier_signature=signature,
         new_recovery_identifier_kind=ETHEREUM,  # type: ignore[arg-type]
     )
     return assoc.IdentityAction(change_recovery_address=action)
 
 
-def update(inbox_id: str, *actions: assoc.IdentityAction) -> assoc.IdentityUpdate:
-    """An identity update."""
-    return assoc.IdentityUpdate(actions=actions, client_timestamp_ns=time.time_ns(), inbox_id=inbox_id)
+def update(inbox_id: str, *actions: assoc.IdentityAction, by: str | bytes | None = None) -> assoc.IdentityUpdate:
+    """An identity update, signed by new members and, as what they belong to, by the inbox's owner or ``by``."""
+    # No two updates have the same text, whose signatures would be the same.
+    made = assoc.IdentityUpdate(actions=actions, client_timestamp_ns=next(_seconds) * 10**9, inbox_id=inbox_id)
+    text = text_of(made)
+    owner = by or _owners.get(inbox_id, "")
+    for action in made.actions:
+        name = action.WhichOneof("kind")
+        if name is None:
+            continue
+        body = getattr(action, name)
+        for place, signer in _who_signs(body, owner):
+            if not body.HasField(place):
+                getattr(body, place).CopyFrom(sign(text, signer))
+    return made
+
+
+def sign(text: str, signer: str | bytes) -> assoc.Signature:
+    """The signature of an address, installation or passkey; of one that was not made here, somebody else's."""
+    key = signer.lower() if isinstance(signer, str) else signer
+    return _signers.get(key, _STRANGER).sign(text)
+
+
+def _who_signs(body: Any, owner: str | bytes) -> list[tuple[str, str | bytes]]:
+    if isinstance(body, assoc.CreateInbox):
+        return [("initial_identifier_signature", body.initial_identifier)]
+    if isinstance(body, assoc.RevokeAssociation):
+        return [("recovery_identifier_signature", owner)]
+    if isinstance(body, assoc.ChangeRecoveryAddress):
+        return [("existing_recovery_identifier_signature", owner)]
+    member = body.new_member_identifier
+    new = member.ethereum_address or member.installation_public_key or member.passkey.key
+    return [("existing_member_signature", owner), ("new_member_signature", new)]
+
+
+#: Times of updates, seconds since 1970: from 2026 on.
+_seconds = itertools.count(1_767_225_600)
+_STRANGER: Final = Wallet(b"a stranger")
 
 
 def created_inbox(address: str, nonce: int = 0) -> assoc.IdentityUpdate:
     """The first update of an address's inbox, with an installation, as clients send it."""
-    shared = wallet_signature()
-    installation = add(installation_member(new_key()), existing=shared)
-    return update(inbox_id_of(address, nonce), create(address, nonce, signature=shared), installation)
+    return update(inbox_id_of(address, nonce), create(address, nonce), add(installation_member(new_key())))
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -700,10 +734,10 @@ def welcome_topic(key: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def refused(*codes: grpc.StatusCode) -> Iterator[None]:
+def refused(*codes: grpc.StatusCode) -> Iterator[Any]:
     """Expects a call to be refused, with a text that fits into a header and is nobody's trigger."""
     with pytest.raises(grpc.RpcError) as caught:
-        yield
+        yield caught
     error: Any = caught.value
     details = error.details()
     assert error.code() in codes, (error.code(), details)

@@ -157,7 +157,7 @@ class Groups:
             for _, reason in received["refused"]:
                 _log.warning("a commit in group %s was refused: %s", group_id, reason)
             group = received["group"]
-            if group["state"] not in {"active", "removed"}:
+            if group["reason"] and group["state"] != "removed":
                 _log.warning("group %s is %s: %s", group_id, group["state"], group["reason"])
             if received["missing"]:
                 return False

@@ -123,7 +123,8 @@ class Identity:
             )
 
     async def register(self, wallet: Wallet, *, nonce: int, was_registered: bool) -> None:
-        """Makes the installation one of its inbox, creating the inbox if there is none. Asks for one signature.
+        """Makes the installation one of its inbox, creating the inbox if there is none. Asks for one signature, or for
+        another one where somebody else creates the inbox at the same moment.
 
         The key package goes first, so that nobody meets the installation without one (section 1.6). Whatever was done
         before an interruption is not done again.
@@ -147,9 +148,16 @@ class Identity:
             raise TooManyInstallations(message, installation_ids=tuple(info.id for info in state.installations))
         await self.upload_key_package()
         update = {"update": "create", "nonce": nonce} if state is None else {"update": "add"}
-        await self._publish(wallet, update)
+        try:
+            await self._publish(wallet, update)
+        except NetworkError:
+            if state is not None or (state := await self.state(self._inbox_id, refresh=True)) is None:
+                raise
+            # The inbox was created meanwhile, from another device, or by this update, whose answer was lost.
+            if not _has(state, self._installation_id):
+                await self._publish(wallet, {"update": "add"})
         if not await self.is_registered(refresh=True):
-            raise IdentityError("the node took the identity update, but its log does not name the installation")
+            raise NetworkError("the node took the identity update, but its log does not have it: try again later")
 
     async def check_wallet(self, wallet: Wallet, nonce: int) -> None:
         """Makes sure that a wallet is one of the inbox, as far as is known, or may create it.

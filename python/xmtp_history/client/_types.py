@@ -47,7 +47,7 @@ class GroupState(enum.Enum):
     REMOVED = "removed"
     #: The group asks for a newer client; nothing of it is read until there is one.
     PAUSED = "paused"
-    #: A commit was lost, so what follows cannot be read. Being added again brings it back.
+    #: A commit could not be followed, so what comes after it cannot be read. Being added again brings it back.
     FORKED = "forked"
     #: The group uses what this release cannot follow.
     UNSUPPORTED = "unsupported"
@@ -63,7 +63,9 @@ class GroupInfo:
         id: the group, which is also the conversation's id.
         conversation_type: 1 group, 2 DM, 3 sync group.
         state: where it stands.
-        reason: why it is not active, for people; empty where there is nothing to say.
+        reason: why it is not active, or why it may be forked, for people; empty where there is nothing to say.
+        maybe_forked: whether a commit was lost, or may have been. Anybody can post a message that looks like it, so an active
+            group goes on; the next commit clears it.
         epoch: of MLS; every commit is one.
         cursor: the id of the last message at the node that was handled.
         created_at_ns: when it was created or joined here.
@@ -78,6 +80,7 @@ class GroupInfo:
     conversation_type: int
     state: GroupState
     reason: str
+    maybe_forked: bool
     epoch: int
     cursor: int
     created_at_ns: int

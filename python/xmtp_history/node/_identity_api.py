@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from grpc import StatusCode
 
+from xmtp_history import IdentityError
 from xmtp_history._proto import identity_api_pb2 as pb
 from xmtp_history.node import _associations as associations
 from xmtp_history.node import _topics as topics
-from xmtp_history.node._limits import ResponseBudget, check_list
+from xmtp_history.node._limits import MAX_RESPONSE_BYTES, ResponseBudget, check_list
 from xmtp_history.node._payloads import is_inbox_id
 from xmtp_history.node._refused import Refused
 from xmtp_history.node._store import MAX_ID, Kind
@@ -36,11 +39,22 @@ class IdentityApi:
         not get, and an inbox that was created twice is lost.
         """
         update = request.identity_update
-        try:
-            associations.check_form(update)
-            await self._store.write(lambda transaction: _append(transaction, update))
-        except associations.InvalidUpdate as error:
-            raise Refused(StatusCode.INVALID_ARGUMENT, str(error)) from None
+        topic = _topic(update.inbox_id)
+        stored = False
+        while not stored:
+            log = self._store.page(topic, 0, descending=False, limit=None, budget=MAX_RESPONSE_BYTES).payloads
+            try:
+                # A long log takes tens of milliseconds.
+                after = await asyncio.to_thread(associations.identifiers_after, log, update)
+            except IdentityError as error:
+                raise Refused(StatusCode.INVALID_ARGUMENT, str(error)) from None
+            except associations.FullLog:
+                raise Refused(
+                    StatusCode.RESOURCE_EXHAUSTED, f"an inbox has at most {associations.MAX_UPDATES} updates"
+                ) from None
+            if after is None:
+                break
+            stored = await self._store.write(partial(_append, topic=topic, seen=len(log), update=update, after=after))
         return pb.PublishIdentityUpdateResponse()
 
     async def get_identity_updates(self, request: pb.GetIdentityUpdatesRequest) -> pb.GetIdentityUpdatesResponse:
@@ -57,7 +71,7 @@ class IdentityApi:
             if page.next_cursor:
                 raise budget.refusal()
             budget.spend(sum(map(len, page.payloads)))
-            answer.updates.extend(map(pb.GetIdentityUpdatesResponse.IdentityUpdateLog.FromString, page.payloads))
+            answer.updates.extend(map(associations.Entry.FromString, page.payloads))
         return response
 
     async def get_inbox_ids(self, request: pb.GetInboxIdsRequest) -> pb.GetInboxIdsResponse:
@@ -80,32 +94,25 @@ class IdentityApi:
         return response
 
 
-def _append(transaction: Transaction, update: IdentityUpdate) -> None:
-    inbox_id = update.inbox_id.lower()
-    topic = _topic(inbox_id)
-    entries = map(pb.GetIdentityUpdatesResponse.IdentityUpdateLog.FromString, transaction.payloads(topic))
-    log = [entry.update for entry in entries]
-    serialized = update.SerializeToString(deterministic=True)
-    if any(earlier.SerializeToString(deterministic=True) == serialized for earlier in log):
-        return
-    if len(log) >= associations.MAX_UPDATES:
-        raise Refused(StatusCode.RESOURCE_EXHAUSTED, f"an inbox has at most {associations.MAX_UPDATES} updates")
-    associations.check_against_log(update, log)
-    before = transaction.identifiers(inbox_id)
-    after = associations.identifiers_after(update, before)
+def _append(
+    transaction: Transaction, topic: bytes, seen: int, update: IdentityUpdate, after: set[associations.Identifier]
+) -> bool:
+    """Appends an update that was verified against so many entries; false if there are more by now."""
+    if len(transaction.payloads(topic)) != seen:
+        return False
 
     def build(sequence_id: int, created_ns: int) -> bytes:
-        entry = pb.GetIdentityUpdatesResponse.IdentityUpdateLog(
-            sequence_id=sequence_id, server_timestamp_ns=created_ns, update=update
-        )
+        entry = associations.Entry(sequence_id=sequence_id, server_timestamp_ns=created_ns, update=update)
         return entry.SerializeToString()
 
     update_id = transaction.append(topic, Kind.IDENTITY, build)
     assert update_id is not None  # noqa: S101 - without a digest nothing is a duplicate
+    before = transaction.identifiers(update.inbox_id)
     for kind, identifier in after - before:
-        transaction.associate(kind, identifier, inbox_id, update_id)
+        transaction.associate(kind, identifier, update.inbox_id, update_id)
     for kind, identifier in before - after:
-        transaction.revoke(kind, identifier, inbox_id, update_id)
+        transaction.revoke(kind, identifier, update.inbox_id, update_id)
+    return True
 
 
 def _topic(inbox_id: str) -> bytes:

@@ -6,6 +6,7 @@ use openmls::group::Member;
 
 use super::expected::Lookup;
 use super::{InboxStates, Permissions, Refusal, Rule, leaf_inbox_id};
+use crate::identity::is_inbox_id;
 use crate::mls::extensions::{ConversationType, GroupExtensions, Membership};
 
 /// Whether the tree of a group holds exactly the installations that its membership names (step 4): each leaf is one of its
@@ -50,8 +51,9 @@ pub fn check_dm(own_inbox_id: &str, adder_inbox_id: &str, group: &GroupExtension
     }
     let Some([one, two]) = &group.metadata.dm_members else { return refuse("the DM does not name its two inboxes") };
     if adder_inbox_id == own_inbox_id {
-        // Another installation of ours made it: nothing more is asked of it.
-        return if one == own_inbox_id || two == own_inbox_id { Ok(()) } else { refuse("the DM is not ours") };
+        // Another installation of ours made it: nothing more is asked of it than that it can be kept.
+        let ours = one == own_inbox_id || two == own_inbox_id;
+        return if ours && is_inbox_id(one) && is_inbox_id(two) { Ok(()) } else { refuse("the DM is not ours") };
     }
     let pair = [one.as_str(), two.as_str()];
     if pair != [adder_inbox_id, own_inbox_id] && pair != [own_inbox_id, adder_inbox_id] {

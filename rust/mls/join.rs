@@ -90,11 +90,18 @@ impl Installation {
         let count = answer.messages.len();
         let more = count > 0 && answer.paging_info.is_some_and(|paging| paging.id_cursor != 0);
         let mut welcomed = Welcomed { count, more, cursor: cursor.cast_unsigned(), ..Welcomed::default() };
+        let own = self.installation_id();
         let mut welcomes = Vec::new();
         for message in answer.messages {
             match message.version {
-                Some(welcome_message::Version::V1(welcome)) => welcomes.push((welcome.id, Some(welcome))),
-                Some(welcome_message::Version::WelcomePointer(pointer)) => welcomes.push((pointer.id, None)),
+                Some(welcome_message::Version::V1(welcome)) if welcome.installation_key == own => {
+                    welcomes.push((welcome.id, Some(welcome)));
+                }
+                Some(welcome_message::Version::WelcomePointer(pointer)) if pointer.installation_key == own => {
+                    welcomes.push((pointer.id, None));
+                }
+                // Its id must not move our cursor.
+                Some(_) => return Err(Error::MalformedAnswer("it is about another installation")),
                 None => return Err(Error::MalformedAnswer("a welcome of no known version")),
             }
         }

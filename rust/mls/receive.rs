@@ -87,7 +87,9 @@ impl Installation {
         let mut messages = Vec::with_capacity(count);
         for message in answer.messages {
             match message.version {
-                Some(group_message::Version::V1(message)) => messages.push(message),
+                Some(group_message::Version::V1(message)) if message.group_id == group_id => messages.push(message),
+                // Its id must not move this group's cursor.
+                Some(_) => return Err(Error::MalformedAnswer("it is about another group")),
                 None => return Err(Error::MalformedAnswer("a message of no known version")),
             }
         }
@@ -271,6 +273,7 @@ impl Page<'_, '_> {
         let id = envelope::message_id(&self.received.group.id, &idempotency_key, &content);
         if let Some(content) = envelope::device_sync_content(&content) {
             intents::store_sync_message(self.work.connection(), &id, &self.received.group.id, &said, &content)?;
+            self.installation.adopt_hmac_root(self.work.connection(), &content)?;
             self.received.sync_messages.push(id);
         }
         Ok(())

@@ -17,11 +17,11 @@ use super::provider::Provider;
 use super::{hmac, welcome};
 use crate::crypto::Sha256;
 use crate::wire::proto::mls::api::v1::{
-    GroupMessageInput, SendGroupMessagesRequest, SendWelcomeMessagesRequest, group_message_input,
+    GroupMessageInput, SendGroupMessagesRequest, SendWelcomeMessagesRequest, WelcomeMessageInput, group_message_input,
 };
 
 /// Welcomes in one request (node specification, section 4).
-const WELCOMES_AT_ONCE: usize = 50;
+const WELCOMES_AT_ONCE: i64 = 50;
 
 /// A request to be sent, and what to say when the node has taken it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,32 +145,48 @@ impl Installation {
         work.commit()
     }
 
-    /// Welcomes whose commits have won, up to fifty; none if there are none.
+    /// Welcomes whose commits have won, up to fifty; none if there are none. They are the same bytes every time, until
+    /// [`Self::welcomes_sent`] was called.
     ///
     /// # Errors
     /// Any error of the database. A welcome that cannot be sealed is forgotten.
     pub fn prepare_welcomes(&self) -> Result<Option<Outgoing>, Error> {
         let work = self.work()?;
+        let connection = work.connection();
+        let mut unsealed = connection.prepare_cached(
+            "SELECT key, welcome, commit_id, installation_id, init_key FROM welcomes_to_send
+              WHERE commit_id IS NOT NULL AND message IS NULL",
+        )?;
+        let mut rows = unsealed.query([])?;
+        while let Some(row) = rows.next()? {
+            let (key, bytes, commit_id): (i64, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (installation_id, init_key): ([u8; 32], Vec<u8>) = (row.get(3)?, row.get(4)?);
+            match welcome::wrap(&bytes, commit_id.cast_unsigned(), &installation_id, &init_key) {
+                Ok(message) => connection.execute(
+                    "UPDATE welcomes_to_send SET message = ?2 WHERE key = ?1",
+                    params![key, message.encode_to_vec()],
+                )?,
+                Err(_) => connection.execute("DELETE FROM welcomes_to_send WHERE key = ?1", [key])?,
+            };
+        }
+        drop(rows);
+        drop(unsealed);
         let mut keys = Vec::new();
         let mut messages = Vec::new();
-        {
-            let mut select = work.connection().prepare_cached(
-                "SELECT key, welcome, commit_id, installation_id, init_key FROM welcomes_to_send
-                  WHERE commit_id IS NOT NULL ORDER BY key",
-            )?;
-            let mut rows = select.query([])?;
-            while let Some(row) = rows.next()? {
-                let (key, bytes, commit_id): (i64, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let (installation_id, init_key): ([u8; 32], Vec<u8>) = (row.get(3)?, row.get(4)?);
-                if let Ok(message) = welcome::wrap(&bytes, commit_id.cast_unsigned(), &installation_id, &init_key) {
-                    keys.push(key);
-                    messages.push(message);
-                }
-                if keys.len() == WELCOMES_AT_ONCE {
-                    break;
-                }
-            }
+        let mut sealed = connection.prepare_cached(
+            "SELECT key, message FROM welcomes_to_send WHERE message IS NOT NULL ORDER BY key LIMIT ?1",
+        )?;
+        let mut rows = sealed.query([WELCOMES_AT_ONCE])?;
+        while let Some(row) = rows.next()? {
+            keys.push(row.get(0)?);
+            messages.push(
+                WelcomeMessageInput::decode(row.get_ref(1)?.as_blob()?)
+                    .map_err(|_| Error::Library("reading a sealed welcome"))?,
+            );
         }
+        drop(rows);
+        drop(sealed);
+        work.commit()?;
         if keys.is_empty() {
             return Ok(None);
         }

@@ -30,6 +30,8 @@ pub struct SyncGroups {
 
 /// Why a sync group is to be replaced by a fresh one.
 const REVOKED: &str = "an installation of the sync group was revoked";
+/// As [`REVOKED`]: the others may be listening in the one that is not to be used.
+const DISTRUSTED: &str = "a newer sync group is not to be trusted";
 
 /// Something that was said in a sync group.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,7 +98,11 @@ impl Installation {
         });
         // Its first commit, which has not come back yet, is going to add the others.
         let stale = stale && primary.epoch > 0;
-        Ok(SyncGroups { primary: Some(primary.id), wanted: stale.then_some(REVOKED) })
+        let distrusted = GroupRow::list(work.connection())?.iter().any(|row| {
+            row.is_sync_group() && row.state == GroupState::Untrusted && row.created_at_ns > primary.created_at_ns
+        });
+        let wanted = if stale { Some(REVOKED) } else { distrusted.then_some(DISTRUSTED) };
+        Ok(SyncGroups { primary: Some(primary.id), wanted })
     }
 
     /// The installations that a new sync group has to add: all of the inbox but this one.
@@ -248,5 +254,6 @@ fn primary(work: &Work<'_>) -> Result<Option<GroupRow>, Error> {
     Ok(groups
         .into_iter()
         .filter(|row| row.is_sync_group() && row.state == GroupState::Active)
-        .max_by(|first, second| (first.created_at_ns, &first.id).cmp(&(second.created_at_ns, &second.id))))
+        // Groups that came with one answer have one time; the later welcome is the later group then.
+        .max_by_key(|row| (row.created_at_ns, row.welcome_id)))
 }

@@ -10,12 +10,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from xmtp_history._errors import GroupError
+from xmtp_history._errors import GroupError, NetworkError
 from xmtp_history.client._types import GroupState, GroupSyncSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from xmtp_history._errors import XmtpHistoryError
     from xmtp_history.client._core import Core
     from xmtp_history.client._identity import Identity
     from xmtp_history.client._types import GroupInfo
@@ -27,6 +28,9 @@ _log = logging.getLogger(__name__)
 _FOLLOWED: Final = {GroupState.ACTIVE, GroupState.FORKED, GroupState.PAUSED}
 #: What the core says of an answer's entries when they are handled.
 _TOLD_ONCE: Final = {"joined", "dropped", "messages", "sync_messages", "refused"}
+#: How often in one pass, and how long, the node is given time to show an identity update that it does not have yet.
+_PATIENCE: Final = 3
+_PAUSE_SECONDS: Final = 0.5
 #: Groups that are fetched at the same time.
 _AT_ONCE: Final = 8
 #: How often something is prepared, published and looked for in one pass, before the rest waits for the next one.
@@ -42,6 +46,7 @@ class Groups:
         self._identity = identity
         self._installation_key = bytes.fromhex(installation_id)
         self._turn = asyncio.Lock()
+        self._patience = _PATIENCE
 
     async def sync_welcomes(self) -> list[str]:
         """Joins the groups that the installation was added to. Returns their ids."""
@@ -93,6 +98,7 @@ class Groups:
     # --- welcomes -------------------------------------------------------------------------------------------------------
 
     async def _welcomes(self) -> list[str]:
+        self._patience = _PATIENCE
         joined: list[str] = []
         while True:
             cursor = (await self._core.ask("status"))["welcome_cursor"]
@@ -119,8 +125,13 @@ class Groups:
             # What came before the entry that misses them is done, and is not told again.
             for name in _TOLD_ONCE & result.keys():
                 result[name] = before[name] = before.get(name, []) + result[name]
-            missing = {inbox_id for inbox_id, _ in result["missing"]} - fresh
+            missing = {inbox_id: sequence_id for inbox_id, sequence_id in result["missing"] if inbox_id not in fresh}
             fetched = await self._identity.fetch(missing)
+            while self._patience and await self._identity.is_behind(missing):
+                # A node may show what it has a moment later than what refers to it. Nobody can make us wait for long.
+                self._patience -= 1
+                await asyncio.sleep(_PAUSE_SECONDS)
+                fetched = await self._identity.fetch(missing)
             if not fetched:
                 return result
             fresh |= fetched
@@ -135,18 +146,28 @@ class Groups:
         pairs = zip(followed, newest, strict=True)
         behind = [group for group, message_id in pairs if message_id is not None and message_id > group.cursor]
         gate = asyncio.Semaphore(_AT_ONCE)
+        failed: list[XmtpHistoryError] = []
 
         async def receive(group: GroupInfo) -> bool:
             async with gate:
-                return await self._receive(group.id, group.cursor)
+                try:
+                    return await self._receive(group.id, group.cursor)
+                except (NetworkError, GroupError) as error:
+                    if getattr(error, "transient", False):
+                        raise
+                    # What is wrong with one group must not keep the others from being read.
+                    failed.append(error)
+                    return False
 
-        # The first failure ends the others, so that nothing goes on after this has returned.
+        # A node that does not answer ends it for all groups, so that nobody waits for it once for each.
         tasks: list[asyncio.Task[bool]] = []
         try:
             async with asyncio.TaskGroup() as running:
                 tasks.extend(running.create_task(receive(group)) for group in behind)
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
+        if failed:
+            raise failed[0]
         return GroupSyncSummary(len(followed), sum(task.result() for task in tasks))
 
     async def _receive(self, group_id: str, cursor: int) -> bool:

@@ -16,7 +16,7 @@ from xmtp_history._threads import in_thread
 from xmtp_history.client._core import inbox_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xmtp_history._signer import Wallet
     from xmtp_history.client._core import Core
@@ -92,6 +92,11 @@ class Identity:
                 fetched.discard(inbox_id)
         return fetched
 
+    async def is_behind(self, wanted: Mapping[str, int]) -> bool:
+        """Whether the log of one of the inboxes does not reach to an entry."""
+        cursors = await self._core.ask("identity_cursors", inbox_ids=list(wanted))
+        return any(cursor < entry for cursor, entry in zip(cursors, wanted.values(), strict=True))
+
     async def _ingest(self, answer: bytes) -> dict[str, Any]:
         ingested, questions = await self._core.call("ingest_identity", answer)
         if ingested["undecided"]:
@@ -123,8 +128,9 @@ class Identity:
             )
 
     async def register(self, wallet: Wallet, *, nonce: int, was_registered: bool) -> None:
-        """Makes the installation one of its inbox, creating the inbox if there is none. Asks for one signature, or for
-        another one where somebody else creates the inbox at the same moment.
+        """Makes the installation one of its inbox, creating the inbox if there is none. Asks for one signature.
+
+        Where somebody else creates the inbox at the same moment, it asks for another one.
 
         The key package goes first, so that nobody meets the installation without one (section 1.6). Whatever was done
         before an interruption is not done again.

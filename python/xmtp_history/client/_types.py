@@ -64,8 +64,8 @@ class GroupInfo:
         conversation_type: 1 group, 2 DM, 3 sync group.
         state: where it stands.
         reason: why it is not active, or why it may be forked, for people; empty where there is nothing to say.
-        maybe_forked: whether a commit was lost, or may have been. Anybody can post a message that looks like it, so an active
-            group goes on; the next commit clears it.
+        maybe_forked: whether a commit was lost, or may have been. Anybody can post a message that looks like it, so an
+            active group goes on; the next commit clears it.
         epoch: of MLS; every commit is one.
         cursor: the id of the last message at the node that was handled.
         created_at_ns: when it was created or joined here.

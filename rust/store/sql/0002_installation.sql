@@ -90,7 +90,8 @@ CREATE TABLE welcomes_to_send (
     installation_id BLOB    NOT NULL,
     init_key        BLOB    NOT NULL,
     welcome         BLOB    NOT NULL,
-    commit_id       INTEGER                              -- null: the commit has not come back yet
+    commit_id       INTEGER,                             -- null: the commit has not come back yet
+    message         BLOB                                 -- sealed once, so that sending it again is no second welcome
 );
 
 -- What was said in sync groups, by us too. Only what rules F1 to F6 let through is here.

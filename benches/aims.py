@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from plan import BARE, LIBRARY, LIBXMTP, NGINX, NODE_CLIENTS, PYTHON, TRANSFER_CLIENTS
+from plan import (
+    BARE,
+    GROUP_MEMBERS,
+    LIBRARY,
+    LIBXMTP,
+    MANY_GROUPS,
+    NGINX,
+    NODE_CLIENTS,
+    OPENMLS,
+    PYTHON,
+    TRANSFER_CLIENTS,
+)
 from results import Results
 
 MIB = 1 << 20
@@ -181,3 +192,29 @@ def _most_memory(results: Results) -> Verdict:
     if not peaks or not all(results.sizes(name) for name in CROWDS):
         return Verdict(aim, "not measured", None)
     return Verdict(aim, f"{max(peaks) / MIB:.1f} MiB", max(peaks) <= 80 * MIB)
+
+
+def installation_verdicts(results: Results) -> list[Verdict]:
+    """The aims for the installation."""
+    return [
+        *(_received(results, members) for members in GROUP_MEMBERS),
+        _opened(results, "open", "opening an installation with 1,000 groups"),
+        _opened(results, "build", "the same with `Client.build`, until the groups are listed"),
+    ]
+
+
+def _received(results: Results, members: int) -> Verdict:
+    at_least = 5_000
+    aim = f"at least {at_least:,} messages a second decrypted and stored on one core, {members} members"
+    own, limit = (results.value("receive", members, subject) for subject in (LIBRARY, OPENMLS))
+    if not own:
+        return Verdict(aim, "not measured", None)
+    beside = f"; OpenMLS alone decrypts {1 / limit:,.0f}" if limit else ""
+    return Verdict(aim, f"{1 / own:,.0f}{beside}", 1 / own >= at_least)
+
+
+def _opened(results: Results, name: str, what: str) -> Verdict:
+    below = 0.5
+    own = results.value(name, MANY_GROUPS)
+    aim = f"{what}: less than {below} s"
+    return Verdict(aim, f"{own * 1e3:.0f} ms", own < below) if own else Verdict(aim, "not measured", None)

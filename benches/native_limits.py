@@ -1,4 +1,4 @@
-"""The limits of ``limits.rs``, built by cargo and asked line by line."""
+"""The programs in Rust beside this file, built by cargo; and the limits of ``limits.rs``, asked line by line."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class Figure:
     rows: int
 
 
-def build() -> Path:
-    """Compiles the program with the release profile, and says where it is."""
+def build(name: str = "limits") -> Path:
+    """Compiles a program with the release profile, and says where it is."""
     if shutil.which("cargo") is None:
-        raise Unavailable("no cargo to build benches/limits.rs with")
-    command = ["cargo", "build", "--release", "--bench", "limits", "--message-format=json", "--quiet"]
+        raise Unavailable(f"no cargo to build benches/{name}.rs with")
+    command = ["cargo", "build", "--release", "--bench", name, "--message-format=json", "--quiet"]
     built = subprocess.run(command, cwd=plan.ROOT, capture_output=True, text=True, check=False)
     if built.returncode:
         last = (built.stderr.strip().splitlines() or ["cargo gave no reason"])[-1]
-        raise Unavailable(f"benches/limits.rs does not build: {last}")
+        raise Unavailable(f"benches/{name}.rs does not build: {last}")
     for line in built.stdout.splitlines():
         message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "limits":
+        if message.get("executable") and message["target"]["name"] == name:
             return Path(message["executable"])
-    raise Unavailable("cargo built no program called limits")
+    raise Unavailable(f"cargo built no program called {name}")
 
 
 class Limits:

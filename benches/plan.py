@@ -45,6 +45,21 @@ SERVER_CYCLES = 3
 DEFAULT_SERVER_SECONDS = 1.0
 DEFAULT_SERVER_MIB = 1024
 
+OPENMLS = "limit:openmls"
+VERIFY = "limit:verify"
+STORING = "limit:store"
+COMMITS = "limit:commit"
+SQLCIPHER = "limit:sqlcipher"
+SIGNATURES = "limit:signatures"
+#: Members of the groups in which messages are received.
+GROUP_MEMBERS = (3, 100)
+#: As many as the programs of the installation's part make.
+RECEIVED = 20_000
+MANY_GROUPS = 1_000
+INSTALLATION_CYCLES = 5
+#: The reference is slow, and makes few requests a minute.
+FOLLOW_CYCLES = 3
+
 
 def sizes() -> tuple[int, ...]:
     """The numbers of messages to measure: ``BENCH_SIZES=1000,10000`` or the default."""
@@ -151,6 +166,13 @@ def node_cases(operation: str, sizes: Iterable[int], *subjects: str, turns: int 
 
 def server_cases(operation: str, sizes: Iterable[int], *subjects: str, turns: int = SERVER_CYCLES) -> list[Case]:
     """Turns at something that a history server does, for so many clients."""
+    return node_cases(operation, sizes, *subjects, turns=turns)
+
+
+def installation_cases(
+    operation: str, sizes: Iterable[int], *subjects: str, turns: int = INSTALLATION_CYCLES
+) -> list[Case]:
+    """Turns at something that an installation does."""
     return node_cases(operation, sizes, *subjects, turns=turns)
 
 

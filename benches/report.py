@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import archive_report
+import installation_report
 import node_report
 import plan
 import server_report
@@ -67,8 +68,13 @@ def _server_tests() -> list[Path]:
     return sorted(BENCHES.glob("test_server*.py"))
 
 
+def _installation_tests() -> list[Path]:
+    return sorted(BENCHES.glob("test_installation*.py"))
+
+
 def _archive_tests() -> list[Path]:
-    return sorted(set(BENCHES.glob("test_*.py")) - set(_node_tests()) - set(_server_tests()))
+    others = {*_node_tests(), *_server_tests(), *_installation_tests()}
+    return sorted(set(BENCHES.glob("test_*.py")) - others)
 
 
 PARTS = {
@@ -87,6 +93,7 @@ PARTS = {
         server_report.section,
         lambda: plan.server_seconds() >= plan.DEFAULT_SERVER_SECONDS and plan.server_mib() == plan.DEFAULT_SERVER_MIB,
     ),
+    "installation": Part("The installation", _installation_tests, installation_report.section, lambda: True),
 }
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dataset
+import installations
 import libxmtp_rival
 import native_limits
 import plan
@@ -47,8 +48,9 @@ class Rig:
     def close(self) -> None:
         """Ends what was started and removes what was written."""
         started = self.__dict__
-        for name in ("_libxmtp", "_limits"):
-            if isinstance(subject := started.get(name), libxmtp_rival.Libxmtp | native_limits.Limits):
+        for name in ("_libxmtp", "_limits", "_native"):
+            kinds = libxmtp_rival.Libxmtp | native_limits.Limits | installations.Native
+            if isinstance(subject := started.get(name), kinds):
                 subject.close()
         for running in (*self._nodes.values(), *self._servers.values(), started.get("load")):
             if isinstance(running, Node | servers.Server | servers.Load):
@@ -75,6 +77,18 @@ class Rig:
             return native_limits.Limits(native_limits.build(), self.folder)
         except Unavailable as reason:
             return reason
+
+    @cached_property
+    def _native(self) -> installations.Native | Unavailable:
+        try:
+            return installations.Native(self.folder)
+        except Unavailable as reason:
+            return reason
+
+    @property
+    def native(self) -> installations.Native:
+        """What an installation does by itself, and its limits."""
+        return _found(self._native)
 
     @property
     def library(self) -> Any:
@@ -197,6 +211,11 @@ class Turn:
     def data(self) -> dataset.Dataset:
         """The archive of this turn."""
         return dataset.dataset(self.case.size)
+
+    def named(self, operation: str) -> None:
+        """Gives what is measured another name than the case has."""
+        self._benchmark.group = f"{operation} {self.case.size}"
+        self._benchmark.extra_info.update(operation=operation)
 
     def need_library(self) -> None:
         """Skips this turn if there is no library."""

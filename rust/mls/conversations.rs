@@ -6,7 +6,7 @@ use rusqlite::OptionalExtension as _;
 
 use super::envelope;
 use super::error::Error;
-use super::extensions::{ConversationType, GroupExtensions, MESSAGE_DISAPPEAR_FROM_NS, MESSAGE_DISAPPEAR_IN_NS};
+use super::extensions::{GroupExtensions, MESSAGE_DISAPPEAR_FROM_NS, MESSAGE_DISAPPEAR_IN_NS};
 use super::group_updated;
 use super::groups::{GroupRow, GroupState};
 use super::installation::Work;
@@ -39,7 +39,12 @@ pub(super) struct Said<'a> {
 
 impl Work<'_> {
     /// Stores a conversation as its group stands, keeping what only the history knows of it.
-    pub(super) fn store_conversation(&self, row: &GroupRow, group: &GroupExtensions) -> Result<(), Error> {
+    pub(super) fn store_conversation(
+        &self,
+        own_inbox_id: &str,
+        row: &GroupRow,
+        group: &GroupExtensions,
+    ) -> Result<(), Error> {
         let attributes = &group.mutable_metadata.attributes;
         let number = |name: &str| attributes.get(name).and_then(|value| value.parse::<i64>().ok());
         let dm_id = group.metadata.dm_members.as_ref().map(|members| {
@@ -56,8 +61,7 @@ impl Work<'_> {
                 "SELECT coalesce(min(created_at_ns), ?2) FROM groups WHERE id = ?1 AND known = 1 AND created_at_ns > 0",
             )?
             .query_row(rusqlite::params![row.id, row.created_at_ns], |row| row.get(0))?;
-        let own =
-            row.added_by_inbox_id == row.creator_inbox_id && group.metadata.conversation_type == ConversationType::Dm;
+        let own = row.added_by_inbox_id == own_inbox_id;
         let stored = self.transaction.add(&Record::Group(Group {
             id: &row.id,
             created_at_ns,

@@ -119,10 +119,7 @@ pub(super) fn in_state(connection: &Connection, group_id: &[u8], state: State) -
 
 /// Groups that have something to be prepared, published or seen.
 pub(super) fn groups(connection: &Connection) -> Result<Vec<Vec<u8>>, Error> {
-    let mut select = connection.prepare_cached(
-        "SELECT DISTINCT group_id FROM intents WHERE state <> ?1
-         UNION SELECT DISTINCT intents.group_id FROM welcomes_to_send JOIN intents ON intents.key = intent_key",
-    )?;
+    let mut select = connection.prepare_cached("SELECT DISTINCT group_id FROM intents WHERE state <> ?1")?;
     Ok(select.query_map([State::Failed as i64], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 

@@ -302,7 +302,7 @@ impl Installation {
         row.save(work.connection())?;
         work.connection().execute("DELETE FROM intents WHERE group_id = ?1", params![group_id])?;
         if !row.is_sync_group() {
-            work.store_conversation(&row, &group)?;
+            work.store_conversation(&self.inbox_id, &row, &group)?;
             if row.added_by_inbox_id == self.inbox_id {
                 work.allow_own_conversation(&group_id)?;
             }

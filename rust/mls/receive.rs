@@ -143,6 +143,7 @@ impl Installation {
                 break;
             }
         }
+        page.write_secrets()?;
         let received = page.received;
         provider.storage().flush()?;
         received.group.save(work.connection())?;
@@ -191,10 +192,29 @@ impl Page<'_, '_> {
             .ok()
             .and_then(|parsed| parsed.try_into_protocol_message().ok());
         let Some(parsed) = parsed else { return Ok(self.unreadable()) };
+        if framing.content_type == ContentType::Application {
+            self.provider.storage().put_off_secrets();
+        } else {
+            // If a commit is refused, the group is loaded again.
+            self.write_secrets()?;
+        }
         match self.group.process_message(self.provider, parsed) {
             Ok(processed) => self.processed(message, processed),
             Err(error) => self.unprocessed(framing.content_type, &error),
         }
+    }
+
+    /// Has the secrets written that messages have changed since that was put off.
+    fn write_secrets(&mut self) -> Result<(), Error> {
+        if self.provider.storage().ask_for_secrets() {
+            // Of all that makes OpenMLS write them, this changes nothing else.
+            let unchanged = self.group.past_epoch_deletion_policy().clone();
+            if self.group.set_past_epoch_deletion_policy(self.provider, unchanged).is_err() {
+                return Err(super::join::failure(self.provider, "keeping the secrets of a group"));
+            }
+            self.provider.storage().accept();
+        }
+        Ok(())
     }
 
     fn unreadable(&mut self) -> Step {
@@ -366,7 +386,7 @@ impl Page<'_, '_> {
                 if row.conversation_type == ConversationType::Dm as i32 && group.metadata.dm_members.is_none() {
                     return Ok(());
                 }
-                self.work.store_conversation(row, &group)
+                self.work.store_conversation(&self.installation.inbox_id, row, &group)
             }
             // The rules let no commit through that ends like this.
             Err(_) => Ok(()),
@@ -375,6 +395,7 @@ impl Page<'_, '_> {
 
     /// Something of ours has come back.
     fn own(&mut self, message: &group_message::V1, framing: &Framing<'_>, intent: &Intent) -> Result<Step, Error> {
+        self.write_secrets()?;
         let connection = self.work.connection();
         let epoch = self.group.epoch().as_u64();
         if !intent.is_commit() {

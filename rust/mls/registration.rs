@@ -88,9 +88,11 @@ impl Installation {
         let work = self.work()?;
         let connection = work.connection();
         let pending = connection
-            .query_row("SELECT init_key, key_package FROM key_packages WHERE uploaded = 0", [], |row| {
-                Ok(KeyPackageUpload { init_key: row.get(0)?, bytes: row.get(1)? })
-            })
+            .query_row(
+                "SELECT init_key, key_package FROM key_packages WHERE uploaded = 0 AND created_at_ns > ?1",
+                [work.now_ns.saturating_sub(ROTATION_NS)],
+                |row| Ok(KeyPackageUpload { init_key: row.get(0)?, bytes: row.get(1)? }),
+            )
             .optional()?;
         if pending.is_some() {
             return Ok(pending);

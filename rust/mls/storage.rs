@@ -52,6 +52,10 @@ struct Overlay {
     current: Changes,
     accepted: Changes,
     failure: Option<rusqlite::Error>,
+    /// Whether message secrets are not written for the time being.
+    puts_off: bool,
+    /// Whether some were not.
+    owes: bool,
 }
 
 /// OpenMLS's values in one transaction.
@@ -95,6 +99,20 @@ impl<'c> Storage<'c> {
             };
         }
         Ok(())
+    }
+
+    /// From now on message secrets are not written. OpenMLS writes all of a group's for every message that it decrypts, though
+    /// it has them in memory as well; with many members that takes longer than everything else.
+    pub fn put_off_secrets(&self) {
+        self.overlay.borrow_mut().puts_off = true;
+    }
+
+    /// From now on message secrets are written again. Returns whether the caller has to make OpenMLS do so, because it has
+    /// changed them meanwhile.
+    pub fn ask_for_secrets(&self) -> bool {
+        let mut overlay = self.overlay.borrow_mut();
+        overlay.puts_off = false;
+        std::mem::take(&mut overlay.owes)
     }
 
     /// What the database said when a value could not be had, taken out.
@@ -197,7 +215,6 @@ impl StorageProvider<CURRENT_VERSION> for Storage<'_> {
         write_context<K: GroupId, V: GroupContext> as Context;
         write_confirmation_tag<K: GroupId, V: ConfirmationTag> as ConfirmationTag;
         write_group_state<V: GroupState, K: GroupId> as GroupState;
-        write_message_secrets<K: GroupId, V: MessageSecrets> as MessageSecrets;
         write_resumption_psk_store<K: GroupId, V: ResumptionPskStore> as ResumptionPsks;
         write_own_leaf_index<K: GroupId, V: LeafNodeIndex> as OwnLeafIndex;
         write_group_epoch_secrets<K: GroupId, V: GroupEpochSecrets> as EpochSecrets;
@@ -240,6 +257,21 @@ impl StorageProvider<CURRENT_VERSION> for Storage<'_> {
         delete_encryption_key_pair<K: EncryptionKey> as EncryptionKeyPair;
         delete_key_package<K: HashReference> as KeyPackage;
         delete_psk<K: PskId> as Psk;
+    }
+
+    fn write_message_secrets<K: traits::GroupId<CURRENT_VERSION>, V: traits::MessageSecrets<CURRENT_VERSION>>(
+        &self,
+        group_id: &K,
+        secrets: &V,
+    ) -> Result<(), StorageError> {
+        {
+            let mut overlay = self.overlay.borrow_mut();
+            if overlay.puts_off {
+                overlay.owes = true;
+                return Ok(());
+            }
+        }
+        self.write(Self::key(Label::MessageSecrets, &[group_id])?, secrets)
     }
 
     fn append_own_leaf_node<K: traits::GroupId<CURRENT_VERSION>, V: traits::LeafNode<CURRENT_VERSION>>(

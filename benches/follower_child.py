@@ -126,9 +126,9 @@ async def _serve(subject: str, node: str, database: str, answers: IO[str]) -> No
             name, *arguments = json.loads(line)
             started = time.perf_counter()
             await getattr(who, name)(*arguments)
-            seconds = time.perf_counter() - started
+            seconds, peak = time.perf_counter() - started, _peak_bytes()
             count = await (who.messages(*arguments) if name == "sync" else who.groups())
-            say({"seconds": seconds, "count": count, "peak": _peak_bytes()})
+            say({"seconds": seconds, "count": count, "peak": peak})
     except Exception as error:  # noqa: BLE001 whatever it is, it is the answer
         say({"error": f"{type(error).__name__}: {error}"[:300]})
 

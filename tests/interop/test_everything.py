@@ -70,6 +70,8 @@ def test_everything_survives_restarts(xmtp: Xmtp, start: Start) -> None:
     second.do("sync")
     assert second.do("listing") == {}
     xmtp.restart()
+    # As in interop.devices.meet: what it asks for while it is being set up, the first one may never be able to read.
+    sync_until(lambda: len(second.do("listing")) == 2, first, second)
     second.do("request_archive", xmtp.urls.history_sync_url)
     xmtp.restart()
     before = _texts(first, group)

@@ -240,6 +240,68 @@ fn messages_of_one_sender_may_come_in_another_order_within_limits() {
     assert_eq!((client.texts(&group_id).len(), client.row(&group_id).undecryptable), (8, 1));
 }
 
+/// What messages consume is written at the end of a page, and where a commit might have the group loaded again.
+#[test]
+fn what_is_read_does_not_depend_on_the_pages_it_comes_in() {
+    let node = Node::new();
+    let sizes = [1, 2, 3, 5, 100];
+    let clients: Vec<Client> = (10..).zip(sizes).map(|(wallet, _)| Client::register(&node, wallet)).collect();
+    let mut alice = Peer::new(&node, ALICE, 5);
+    let carol = Peer::new(&node, 4, 8);
+    let context = alice.context(ConversationType::Group);
+    let group_id = alice.create(&context);
+    alice.add(&clients.iter().collect::<Vec<_>>());
+    for said in ["1", "2", "3"] {
+        alice.say(said);
+    }
+    let twice = alice.encrypt(&envelope::encode(&text("4"), "twice"));
+    let late = alice.encrypt(&envelope::encode(&text("5"), "late"));
+    node.post(&group_id, &twice);
+    let mut refused = Vec::new();
+    refused.push(alice.commit_in_vain(alice.adding(&[carol.id()], &[])));
+    node.post(&group_id, &twice);
+    alice.say("6");
+    let mut broken = alice.encrypt(&envelope::encode(&text("broken"), "broken"));
+    *broken.last_mut().unwrap() ^= 1;
+    node.post(&group_id, &broken);
+    alice.say("7");
+    alice.update_key();
+    alice.say("8");
+    node.post(&group_id, &late);
+    refused.push(alice.commit_in_vain(alice.adding(&[carol.id()], &[])));
+    alice.say("9");
+    let all: Vec<Vec<u8>> = node.messages_of(&group_id).into_iter().map(|message| message.data).collect();
+    let read = |client: &Client, size| {
+        node.page.set(size);
+        let pass = client.sync_conversations();
+        node.page.set(0);
+        client.reopen();
+        let refused: Vec<u64> = pass.refused.iter().map(|(id, _)| *id).collect();
+        (client.texts(&group_id), client.row(&group_id).undecryptable, refused)
+    };
+    let texts: Vec<String> = (1..10).map(|number| number.to_string()).collect();
+    let sorted = |mut texts: Vec<String>| {
+        texts.sort();
+        texts
+    };
+    for (client, size) in clients.iter().zip(sizes) {
+        let (said, undecryptable, refusals) = read(client, size);
+        assert_eq!((sorted(said), undecryptable, refusals), (texts.clone(), 2, refused.clone()), "pages of {size}");
+        assert_eq!(client.authenticator(&group_id), alice.authenticator());
+    }
+    // What was read once cannot be read again, also not after a restart; what comes then can.
+    for data in &all {
+        node.post(&group_id, data);
+    }
+    alice.say("last");
+    for (client, size) in clients.iter().zip(sizes) {
+        let (said, undecryptable, _) = read(client, size);
+        assert_eq!((said.len(), said.last().unwrap().as_str()), (10, "last"), "pages of {size}");
+        // The application messages of before, and the commits are of an old epoch but for the refused one.
+        assert_eq!(undecryptable, 2 + 11, "pages of {size}");
+    }
+}
+
 // --- following --------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -90,11 +90,6 @@ class Groups:
             await self._send()
             return message_id
 
-    async def flush(self) -> None:
-        """Sends what could not be sent before."""
-        async with self._turn:
-            await self._send()
-
     # --- welcomes -------------------------------------------------------------------------------------------------------
 
     async def _welcomes(self) -> list[str]:

@@ -287,7 +287,7 @@ fn whoever_always_loses_goes_on_later_and_gives_up_in_the_end() {
         client.receive(&group_id);
     }
     assert_eq!(attempts, 10);
-    assert_eq!(client.get().failed_intents(&group_id).unwrap(), 1);
+    assert_eq!(client.get().outbox().unwrap().failed, 1);
     // The message itself goes out, with the old leaf.
     client.flush();
     assert_eq!(peer.receive(), vec![envelope::encode_device_sync(b"patience")]);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::buffer::XhBuffer;
@@ -12,7 +12,10 @@ use super::bytes;
 use super::error::{XhError, guard};
 use super::store::XhStore;
 use crate::identity::{self, AssociationState, ContractSignature, Identifier, Member, MemberRecord, WalletSignature};
-use crate::mls::{self, GroupRow, Installation, Outgoing, Received, SyncMessage, Update};
+use crate::mls::{
+    self, ArchiveOptions, BackupMetadataSave, GroupRow, Installation, News, Outgoing, Received, Refusal, Reply,
+    Request, Subject, SyncMessage, Task, Update,
+};
 use prost::Message as _;
 
 /// An installation, until it is closed.
@@ -41,6 +44,68 @@ enum SignatureRequest {
     Contract { account_id: String, block_number: u64, bytes: String },
 }
 
+/// What an archive is to hold.
+#[derive(Deserialize, Serialize)]
+struct OptionsJson {
+    elements: Vec<i32>,
+    start_ns: Option<i64>,
+    end_ns: Option<i64>,
+    exclude_disappearing_messages: bool,
+}
+
+impl From<OptionsJson> for ArchiveOptions {
+    fn from(options: OptionsJson) -> Self {
+        Self {
+            elements: options.elements,
+            start_ns: options.start_ns,
+            end_ns: options.end_ns,
+            exclude_disappearing_messages: options.exclude_disappearing_messages,
+        }
+    }
+}
+
+impl From<ArchiveOptions> for OptionsJson {
+    fn from(options: ArchiveOptions) -> Self {
+        Self {
+            elements: options.elements,
+            start_ns: options.start_ns,
+            end_ns: options.end_ns,
+            exclude_disappearing_messages: options.exclude_disappearing_messages,
+        }
+    }
+}
+
+/// What an archive holds.
+#[derive(Deserialize, Serialize)]
+struct MetadataJson {
+    elements: Vec<i32>,
+    exported_at_ns: i64,
+    start_ns: Option<i64>,
+    end_ns: Option<i64>,
+}
+
+impl From<MetadataJson> for BackupMetadataSave {
+    fn from(metadata: MetadataJson) -> Self {
+        Self {
+            elements: metadata.elements,
+            exported_at_ns: metadata.exported_at_ns,
+            start_ns: metadata.start_ns,
+            end_ns: metadata.end_ns,
+        }
+    }
+}
+
+impl From<BackupMetadataSave> for MetadataJson {
+    fn from(metadata: BackupMetadataSave) -> Self {
+        Self {
+            elements: metadata.elements,
+            exported_at_ns: metadata.exported_at_ns,
+            start_ns: metadata.start_ns,
+            end_ns: metadata.end_ns,
+        }
+    }
+}
+
 /// What is to be done. Bytes of a node's come beside it.
 #[derive(Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case")]
@@ -65,7 +130,25 @@ enum Call {
     SendSyncMessage { id: String },
     SyncMessages { id: Option<String>, after: u64, limit: u32 },
     OutgoingGroups,
-    FailedIntents { id: String },
+    SetConsents { records: Vec<(i32, String, i32)> },
+    GetConsent { entity_type: i32, entity: String },
+    HmacKeys { ids: Vec<String> },
+    CycleHmac,
+    HmacRoot,
+    Outbox,
+    FlushOutbox { id: String },
+    HistoryAsked,
+    SendSyncRequest { id: String, server_url: String, options: OptionsJson, automatic: bool },
+    SyncRequests,
+    SyncTasks,
+    SyncTaskKey { message_id: String },
+    TaskDone { message_id: String },
+    TaskFailed { message_id: String, reason: String },
+    TaskRetry { message_id: String, reason: String, next_attempt_at_ns: i64 },
+    SendSyncReply { id: String, pin: String, url: String, metadata: MetadataJson, task: Option<String> },
+    SendRefusal { id: String, pin: String, reason: String, detail: String, task: Option<String> },
+    SyncReplies { since_ns: i64 },
+    SyncReply { pin: Option<String> },
     Prepare { id: String, again: bool },
     Published { keys: Vec<i64> },
     PrepareWelcomes,
@@ -120,6 +203,7 @@ fn run(installation: &Installation, call: Call, input: &[u8]) -> Result<Answer, 
                 "installation_id": hex::encode(installation.installation_id()),
                 "registered_at_ns": installation.registered_at_ns()?,
                 "welcome_cursor": installation.welcome_cursor()?,
+                "history_asked": installation.history_asked()?,
             });
             (status, none)
         }
@@ -218,7 +302,91 @@ fn run(installation: &Installation, call: Call, input: &[u8]) -> Result<Answer, 
         Call::OutgoingGroups => {
             (installation.outgoing_groups()?.iter().map(|id| json!(hex::encode(id))).collect(), none)
         }
-        Call::FailedIntents { id } => (json!(installation.failed_intents(&unhex(&id)?)?), none),
+        Call::SetConsents { records } => (json!(installation.set_consents(&records)?), none),
+        Call::GetConsent { entity_type, entity } => (json!(installation.consent(entity_type, &entity)?), none),
+        Call::HmacKeys { ids } => {
+            let group_ids = ids.iter().map(|id| unhex(id)).collect::<Result<Vec<_>, _>>()?;
+            let keys = installation.hmac_keys(&group_ids)?;
+            let keys = keys.iter().map(|keys| -> Value {
+                keys.iter().map(|(epoch, key)| json!([epoch, hex::encode(key.as_slice())])).collect()
+            });
+            (ids.into_iter().zip(keys).collect::<serde_json::Map<_, _>>().into(), none)
+        }
+        Call::CycleHmac => {
+            installation.cycle_hmac()?;
+            (Value::Null, none)
+        }
+        Call::HmacRoot => match installation.hmac_root_key()? {
+            Some((key, cycled_at_ns)) => (json!(cycled_at_ns), key.to_vec()),
+            None => (Value::Null, none),
+        },
+        Call::Outbox => {
+            let waiting = installation.outbox()?;
+            let waiting = json!({
+                "consents": waiting.consents,
+                "messages": waiting.messages,
+                "hmac_due": waiting.hmac_due,
+                "intents": waiting.intents,
+                "failed": waiting.failed,
+            });
+            (waiting, none)
+        }
+        Call::FlushOutbox { id } => {
+            let flushed = installation.flush_outbox(&unhex(&id)?)?;
+            let flushed = json!({
+                "preferences": flushed.consents,
+                "messages": flushed.messages,
+                "hmac": flushed.hmac,
+            });
+            (flushed, none)
+        }
+        Call::HistoryAsked => {
+            installation.set_history_asked()?;
+            (Value::Null, none)
+        }
+        Call::SendSyncRequest { id, server_url, options, automatic } => {
+            let (pin, message_id) =
+                installation.send_sync_request(&unhex(&id)?, &server_url, options.into(), automatic)?;
+            (json!({ "pin": pin, "message_id": hex::encode(message_id) }), none)
+        }
+        Call::SyncRequests => (installation.sync_requests()?.iter().map(request_json).collect(), none),
+        Call::SyncTasks => (installation.sync_tasks()?.into_iter().map(task_json).collect(), none),
+        Call::SyncTaskKey { message_id } => {
+            let reply = installation.sync_reply(&unhex(&message_id)?)?;
+            let reply = reply.ok_or_else(|| XhError::new("ArchiveNotFound", "there is no such archive"))?;
+            (Value::Null, reply.key)
+        }
+        Call::TaskDone { message_id } => {
+            installation.task_done(&unhex(&message_id)?)?;
+            (Value::Null, none)
+        }
+        Call::TaskFailed { message_id, reason } => {
+            installation.task_failed(&unhex(&message_id)?, &reason)?;
+            (Value::Null, none)
+        }
+        Call::TaskRetry { message_id, reason, next_attempt_at_ns } => {
+            installation.task_retry(&unhex(&message_id)?, &reason, next_attempt_at_ns)?;
+            (Value::Null, none)
+        }
+        Call::SendSyncReply { id, pin, url, metadata, task } => {
+            let task = task.map(|task| unhex(&task)).transpose()?;
+            let id = unhex(&id)?;
+            let sent = installation.send_sync_reply(&id, &pin, &url, input, metadata.into(), task.as_deref())?;
+            (json!(hex::encode(sent)), none)
+        }
+        Call::SendRefusal { id, pin, reason, detail, task } => {
+            let task = task.map(|task| unhex(&task)).transpose()?;
+            let sent = installation.send_refusal(&unhex(&id)?, &pin, &reason, &detail, task.as_deref())?;
+            (json!(hex::encode(sent)), none)
+        }
+        Call::SyncReplies { since_ns } => {
+            (installation.sync_replies(since_ns)?.into_iter().map(reply_json).collect(), none)
+        }
+        Call::SyncReply { pin } => {
+            let replies = installation.sync_replies(i64::MIN)?;
+            let reply = replies.into_iter().find(|reply| pin.as_ref().is_none_or(|pin| reply.pin == *pin));
+            (reply.map_or(Value::Null, reply_json), none)
+        }
         Call::Prepare { id, again } => outgoing(installation.prepare(&unhex(&id)?, again)?),
         Call::Published { keys } => {
             installation.published(&keys)?;
@@ -259,9 +427,79 @@ fn received_json(received: &Received) -> Value {
         "group": group_json(&received.group),
         "messages": received.messages.iter().map(hex::encode).collect::<Vec<_>>(),
         "sync_messages": received.sync_messages.iter().map(hex::encode).collect::<Vec<_>>(),
+        "device_sync": news_json(&received.news),
         "commits": received.commits,
         "refused": received.refused,
         "missing": received.missing,
+    })
+}
+
+fn news_json(news: &News) -> Value {
+    let recorded = news.recorded.iter().map(|(group, id)| json!([hex::encode(group), hex::encode(id)]));
+    json!({
+        "tasks": news.tasks,
+        "consents": news.consents,
+        "hmac": news.hmac,
+        "shared": recorded.collect::<Vec<_>>(),
+        "refusals": news.refusals.iter().map(refusal_json).collect::<Vec<_>>(),
+    })
+}
+
+fn refusal_json(refusal: &Refusal) -> Value {
+    json!([refusal.pin, refusal.reason, refusal.detail, hex::encode(&refusal.installation_id)])
+}
+
+fn request_json(request: &Request) -> Value {
+    json!({
+        "pin": request.pin,
+        "sent_at_ns": request.sent_at_ns,
+        "server_url": request.server_url,
+        "automatic": request.automatic,
+        "imported": request.imported,
+        "pending": request.pending,
+        "refused": request.refused.iter().map(refusal_json).collect::<Vec<_>>(),
+    })
+}
+
+fn task_json(task: Task) -> Value {
+    let mut json = json!({
+        "message_id": hex::encode(&task.message_id),
+        "group_id": hex::encode(&task.group_id),
+        "sequence_id": task.sequence_id,
+        "sent_at_ns": task.sent_at_ns,
+        "sender_installation_id": hex::encode(&task.installation_id),
+        "attempts": task.attempts,
+        "next_attempt_at_ns": task.next_attempt_at_ns,
+    });
+    let subject = match task.subject {
+        Subject::Request(request) => json!({
+            "kind": "answer",
+            "pin": request.pin,
+            "server_url": request.server_url,
+            "options": request.options.map(OptionsJson::from),
+        }),
+        Subject::Reply(reply) => json!({
+            "kind": "import",
+            "pin": reply.pin,
+            "url": reply.url,
+            "metadata": reply.metadata.map(MetadataJson::from),
+        }),
+    };
+    if let (Value::Object(fields), Value::Object(subject)) = (&mut json, subject) {
+        fields.extend(subject);
+    }
+    json
+}
+
+/// What opens the archive is not here.
+fn reply_json(reply: Reply) -> Value {
+    json!({
+        "message_id": hex::encode(&reply.message_id),
+        "sender_installation_id": hex::encode(&reply.installation_id),
+        "sent_at_ns": reply.sent_at_ns,
+        "pin": reply.pin,
+        "url": reply.url,
+        "metadata": reply.metadata.map(MetadataJson::from),
     })
 }
 

@@ -44,6 +44,9 @@ enum Request {
         after: Option<(i64, i64)>,
         limit: u32,
     },
+    Message {
+        id: String,
+    },
     Consents {
         after: Option<(i32, String)>,
         limit: u32,
@@ -180,6 +183,10 @@ fn list(store: &Store, request: Request, batch: &mut Batch) -> Result<serde_json
             };
             serde_json::json!(store.messages(&query, &mut |view| batch.message(&view))?)
         }
+        Request::Message { id } => {
+            store.message(&unhex(&id)?, &mut |view| batch.message(&view))?;
+            serde_json::Value::Null
+        }
         Request::Consents { after, limit } => {
             let after = after.as_ref().map(|(entity_type, entity)| (*entity_type, entity.as_str()));
             serde_json::json!(store.consents(after, limit, &mut |consent| batch.consent(&consent))?)
@@ -187,7 +194,8 @@ fn list(store: &Store, request: Request, batch: &mut Batch) -> Result<serde_json
     })
 }
 
-/// Adds records of one kind (`g`, `m` or `c`) as one transaction; `out` gets the report as JSON.
+/// Adds records of one kind (`g`, `m` or `c`) as one transaction; `out` gets the report as JSON. `t` are messages that are
+/// also to be told to the inbox's other installations.
 ///
 /// # Safety
 /// `store` is open, the input pointers are valid for their lengths, and `out` for a write.
@@ -204,8 +212,9 @@ pub unsafe extern "C" fn xh_store_add(
     guard(|| {
         // SAFETY: promised by the caller.
         let (store, json, blob) = unsafe { ((*store).get()?, bytes(json, json_length), bytes(blob, blob_length)) };
-        let rows = Rows::parse(kind, json, blob)?;
-        let report = store.add(rows.records())?;
+        let tell = kind == b't';
+        let rows = Rows::parse(if tell { b'm' } else { kind }, json, blob)?;
+        let report = if tell { store.add_and_tell(rows.records())? } else { store.add(rows.records())? };
         // SAFETY: promised by the caller.
         unsafe { *out = report_json(&report).into() };
         Ok(())

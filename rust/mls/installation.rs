@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openmls_rust_crypto::RustCrypto;
-use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, params};
 use zeroize::Zeroizing;
 
@@ -19,8 +18,6 @@ use super::provider::Provider;
 use super::rules;
 use crate::identity::{self, AssociationState};
 use crate::store::{Store, Transaction, now_ns};
-use crate::wire::proto::device_sync::content::device_sync_content::Content;
-use crate::wire::proto::device_sync::content::{DeviceSyncContent, preference_update};
 
 /// An installation of an inbox, living in a store.
 ///
@@ -232,26 +229,6 @@ impl Installation {
     /// Whether this installation is in a state of its inbox.
     pub(super) fn is_in(&self, state: Option<&AssociationState>) -> bool {
         state.is_some_and(|state| state.is_installation(&self.key.public_key()))
-    }
-
-    /// Takes over the root key for HMACs that another installation announces, unless a newer one is known (device sync
-    /// specification, section 5e).
-    pub(super) fn adopt_hmac_root(&self, connection: &Connection, content: &[u8]) -> Result<(), Error> {
-        let Ok(DeviceSyncContent { content: Some(Content::PreferenceUpdates(updates)) }) =
-            DeviceSyncContent::decode(content)
-        else {
-            return Ok(());
-        };
-        for update in updates.updates {
-            let Some(preference_update::Update::Hmac(announced)) = update.update else { continue };
-            // One of another length is skipped, and what is beside it counts.
-            let Ok(root) = RootKey::new(&announced.key) else { continue };
-            connection.execute(
-                "UPDATE installation SET hmac_key = ?1, hmac_cycled_at_ns = ?2 WHERE hmac_cycled_at_ns <= ?2",
-                params![root.as_bytes().as_slice(), announced.cycled_at_ns],
-            )?;
-        }
-        Ok(())
     }
 
     /// The root key for HMACs; made at random when none is known (identity specification, section 4.5).

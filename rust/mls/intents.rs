@@ -92,6 +92,13 @@ pub(super) fn any_prepared(connection: &Connection, group_id: &[u8]) -> Result<b
         .query_row([group_id], |row| row.get(0))?)
 }
 
+/// Whether the first commit of a sync group, which adds the other installations, is still to come.
+pub(super) fn adds_installations(connection: &Connection, group_id: &[u8]) -> Result<bool, Error> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM intents WHERE group_id = ?1 AND kind = ?2 AND state <> ?3)")?
+        .query_row(params![group_id, Kind::AddInstallations as i64, State::Failed as i64], |row| row.get(0))?)
+}
+
 /// The intent whose payload has this hash.
 pub(super) fn by_payload(connection: &Connection, sha256: &[u8; 32]) -> Result<Option<Intent>, Error> {
     Ok(connection
@@ -195,15 +202,15 @@ pub(super) fn lost(connection: &Connection, group_id: &[u8]) -> Result<(), Error
     Ok(())
 }
 
-/// Keeps a message of a sync group. The first of an id stays.
+/// Keeps a message of a sync group. The first of an id stays. Returns whether it is new.
 pub(super) fn store_sync_message(
     connection: &Connection,
     id: &[u8],
     group_id: &[u8],
     said: &Said<'_>,
     content: &[u8],
-) -> Result<(), Error> {
-    connection
+) -> Result<bool, Error> {
+    let stored = connection
         .prepare_cached("INSERT OR IGNORE INTO sync_group_messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
             id,
@@ -214,5 +221,5 @@ pub(super) fn store_sync_message(
             said.sender_installation_id,
             content,
         ])?;
-    Ok(())
+    Ok(stored > 0)
 }

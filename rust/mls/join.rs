@@ -18,6 +18,7 @@ use super::groups::{GroupRow, GroupState};
 use super::inboxes::{Inboxes, States};
 use super::installation::{Installation, Work};
 use super::key_package;
+use super::preferences::hmac_cycle_due;
 use super::provider::Provider;
 use super::rules::{self, Refusal};
 use super::welcome::{self, WrappedWelcome};
@@ -301,7 +302,10 @@ impl Installation {
         debug_assert_eq!(group_in_mls.group_id().as_slice(), group_id);
         row.save(work.connection())?;
         work.connection().execute("DELETE FROM intents WHERE group_id = ?1", params![group_id])?;
-        if !row.is_sync_group() {
+        if row.is_sync_group() {
+            // The newcomer does not know the key, and somebody who left may know the last one (device sync spec, section 5e).
+            hmac_cycle_due(work.connection())?;
+        } else {
             work.store_conversation(&self.inbox_id, &row, &group)?;
             if row.added_by_inbox_id == self.inbox_id {
                 work.allow_own_conversation(&group_id)?;

@@ -5,6 +5,7 @@
 //! the cursor never disagree. Everything from outside is hostile: what breaks a rule is skipped with a reason.
 
 mod conversations;
+mod device_sync;
 pub mod envelope;
 mod error;
 pub mod extensions;
@@ -18,6 +19,8 @@ mod intents;
 mod join;
 pub mod key_package;
 pub mod keys;
+mod outbox;
+mod preferences;
 mod provider;
 mod receive;
 mod registration;
@@ -28,11 +31,14 @@ mod sync_group;
 mod tls;
 pub mod welcome;
 
+pub use device_sync::{ArchiveOptions, BackupMetadataSave, News, Refusal, Reply, Request, Subject, Task, TaskKind};
 pub use error::Error;
 pub use groups::{CONVERSATION_SYNC, GroupRow, GroupState};
 pub use inboxes::Ingested;
 pub use installation::{GroupDetails, Installation};
 pub use join::Welcomed;
+pub use outbox::{Flushed, Waiting};
+pub use preferences::{HmacKeys, HmacRoot};
 pub use receive::Received;
 pub use registration::{KeyPackageUpload, Update};
 pub use send::Outgoing;

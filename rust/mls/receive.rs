@@ -9,6 +9,7 @@ use openmls_traits::OpenMlsProvider as _;
 use prost::Message as _;
 
 use super::conversations::{Said, time};
+use super::device_sync::News;
 use super::envelope::{self, Envelope};
 use super::error::Error;
 use super::extensions::{ConversationType, GroupExtensions};
@@ -37,6 +38,8 @@ pub struct Received {
     pub messages: Vec<[u8; 32]>,
     /// Messages of a sync group that rules F1 to F6 let through.
     pub sync_messages: Vec<[u8; 32]>,
+    /// What these say.
+    pub news: News,
     /// How many commits were applied.
     pub commits: usize,
     /// Commits that break a rule, by message id, and which; members all skip them.
@@ -104,6 +107,7 @@ impl Installation {
             group,
             messages: Vec::new(),
             sync_messages: Vec::new(),
+            news: News::default(),
             commits: 0,
             refused: Vec::new(),
             missing: Vec::new(),
@@ -292,9 +296,12 @@ impl Page<'_, '_> {
         }
         let id = envelope::message_id(&self.received.group.id, &idempotency_key, &content);
         if let Some(content) = envelope::device_sync_content(&content) {
-            intents::store_sync_message(self.work.connection(), &id, &self.received.group.id, &said, &content)?;
-            self.installation.adopt_hmac_root(self.work.connection(), &content)?;
-            self.received.sync_messages.push(id);
+            let is_new =
+                intents::store_sync_message(self.work.connection(), &id, &self.received.group.id, &said, &content)?;
+            if is_new {
+                self.installation.heard(self.work, &id, &said, &content, &mut self.received.news)?;
+                self.received.sync_messages.push(id);
+            }
         }
         Ok(())
     }
@@ -403,7 +410,12 @@ impl Page<'_, '_> {
                 // Nobody can read it any more, so it is said again.
                 intents::again(connection, intent.key)?;
             } else {
-                intents::seen(connection, intent, message.id, time(message.created_ns))?;
+                let sent_at_ns = time(message.created_ns);
+                intents::seen(connection, intent, message.id, sent_at_ns)?;
+                if let Some(content) = envelope::device_sync_content(&intent.content) {
+                    let news = &mut self.received.news;
+                    self.installation.preferences_seen(self.work, &content, sent_at_ns, message.id, news)?;
+                }
             }
             return Ok(Step::Done);
         }

@@ -39,6 +39,13 @@ impl Installation {
     /// [`Error::NoSuchGroup`] unless it is an active, trusted sync group (F3), or any error of the database.
     pub fn send_sync_message(&self, group_id: &[u8], content: &[u8]) -> Result<[u8; 32], Error> {
         let work = self.work()?;
+        let id = self.say(&work, group_id, content)?;
+        work.commit()?;
+        Ok(id)
+    }
+
+    /// As [`Self::send_sync_message`], in a transaction that does more.
+    pub(super) fn say(&self, work: &Work<'_>, group_id: &[u8], content: &[u8]) -> Result<[u8; 32], Error> {
         let row = GroupRow::load(work.connection(), group_id)?.filter(|row| row.is_sync_group());
         if row.is_none_or(|row| row.state != GroupState::Active) {
             return Err(Error::NoSuchGroup);
@@ -66,7 +73,6 @@ impl Installation {
             sequence_id: 0,
         };
         intents::store_sync_message(work.connection(), &id, group_id, &said, content)?;
-        work.commit()?;
         Ok(id)
     }
 
@@ -76,14 +82,6 @@ impl Installation {
     /// Any error of the database.
     pub fn outgoing_groups(&self) -> Result<Vec<Vec<u8>>, Error> {
         self.store.read(intents::groups)
-    }
-
-    /// How many things could not be said in a group, after many attempts.
-    ///
-    /// # Errors
-    /// Any error of the database.
-    pub fn failed_intents(&self, group_id: &[u8]) -> Result<u64, Error> {
-        self.store.read(|connection| Ok(intents::in_state(connection, group_id, State::Failed)?.len() as u64))
     }
 
     /// The next thing to be published to a group; none if there is nothing, or if the group has to be read first because a

@@ -15,6 +15,7 @@ use super::groups::{CONVERSATION_SYNC, GroupRow, GroupState};
 use super::installation::{Installation, Work};
 use super::intents::{self, Kind};
 use super::join::{MAX_PAST_EPOCHS, failure, load, ratchet_config};
+use super::preferences::hmac_cycle_due;
 use super::{key_package, rules};
 use crate::crypto::random_bytes;
 use crate::wire::proto::mls::api::v1::FetchKeyPackagesResponse;
@@ -180,6 +181,10 @@ impl Installation {
         let commit = commit.tls_serialize_detached().map_err(|_| Error::Library(doing))?;
         provider.storage().accept();
         provider.storage().flush()?;
+        if GroupRow::list(work.connection())?.iter().any(GroupRow::is_sync_group) {
+            // It takes the place of another one, because somebody had to be left out.
+            hmac_cycle_due(work.connection())?;
+        }
         let row = GroupRow {
             id: id.to_vec(),
             conversation_type: CONVERSATION_SYNC,

@@ -236,6 +236,11 @@ pub(super) struct Target<'c> {
 }
 
 impl Target<'_> {
+    /// How many records were new so far.
+    pub(super) fn new_records(&self) -> u64 {
+        self.merge.new_records()
+    }
+
     /// Merges a record of the application.
     pub(super) fn add(&mut self, index: u64, record: &Record<'_>) -> Result<(), Error> {
         let (kind, checked) = match record {
@@ -275,9 +280,9 @@ impl Target<'_> {
         if !self.accept(element, "consent", rules::check_consent(consent)) {
             return Ok(());
         }
-        match self.stored_consent(consent)? {
+        match stored_consent(self.connection, consent)? {
             None => self.merge.report.new.consents += 1,
-            Some((_, stored_at_ns)) if consent.consented_at_ns > stored_at_ns => {
+            Some((_, stored_at_ns, _)) if consent.consented_at_ns > stored_at_ns => {
                 self.merge.report.updated.consents += 1;
             }
             Some(_) => {
@@ -285,7 +290,7 @@ impl Target<'_> {
                 return Ok(());
             }
         }
-        self.write_consent(consent)
+        write_consent(self.connection, consent, 0)
     }
 
     /// Notes an invalid record. A strict import that met one is going to fail, so it only goes on checking.
@@ -603,33 +608,34 @@ impl Target<'_> {
 
     /// Sets a consent as the application asks, whatever was stored.
     fn set_consent(&mut self, consent: &Consent<'_>) -> Result<(), Error> {
-        match self.stored_consent(consent)? {
+        match stored_consent(self.connection, consent)? {
             None => self.merge.report.new.consents += 1,
-            Some(stored) if stored == (consent.state, consent.consented_at_ns) => {
+            Some((state, at_ns, _)) if (state, at_ns) == (consent.state, consent.consented_at_ns) => {
                 self.merge.report.duplicate.consents += 1;
             }
             Some(_) => self.merge.report.updated.consents += 1,
         }
-        self.write_consent(consent)
+        write_consent(self.connection, consent, 0)
     }
+}
 
-    fn stored_consent(&self, consent: &Consent<'_>) -> Result<Option<(i32, i64)>, Error> {
-        Ok(self
-            .connection
-            .prepare_cached(
-                "SELECT state, consented_at_ns FROM consent_records WHERE entity_type = ?1 AND entity = ?2",
-            )?
-            .query_row(params![consent.entity_type, consent.entity], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?)
-    }
+/// State, time and sequence id of the stored decision about the same entity.
+pub(super) fn stored_consent(connection: &Connection, consent: &Consent<'_>) -> Result<Option<(i32, i64, i64)>, Error> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT state, consented_at_ns, sequence_id FROM consent_records WHERE entity_type = ?1 AND entity = ?2",
+        )?
+        .query_row(params![consent.entity_type, consent.entity], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?)
+}
 
-    fn write_consent(&self, consent: &Consent<'_>) -> Result<(), Error> {
-        self.connection
-            .prepare_cached("INSERT OR REPLACE INTO consent_records VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![consent.entity_type, consent.entity, consent.state, consent.consented_at_ns])?;
-        let id = consent_record_id(consent.entity_type, consent.entity);
-        save_unknown(self.connection, unknown::CONSENT, &id, &consent.unknown)
-    }
+/// Writes a decision: state, time and where it came from always together.
+pub(super) fn write_consent(connection: &Connection, consent: &Consent<'_>, sequence_id: i64) -> Result<(), Error> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO consent_records VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![consent.entity_type, consent.entity, consent.state, consent.consented_at_ns, sequence_id])?;
+    let id = consent_record_id(consent.entity_type, consent.entity);
+    save_unknown(connection, unknown::CONSENT, &id, &consent.unknown)
 }
 
 /// Where a message is.
@@ -644,7 +650,7 @@ pub(super) fn preferred_key(id: &[u8]) -> i64 {
     i64::from_be_bytes(prefix) ^ i64::MIN
 }
 
-fn overflow_key(connection: &Connection, id: &[u8]) -> Result<Option<i64>, Error> {
+pub(super) fn overflow_key(connection: &Connection, id: &[u8]) -> Result<Option<i64>, Error> {
     Ok(connection
         .prepare_cached("SELECT key FROM message_key_overflow WHERE id = ?1")?
         .query_row([id], |row| row.get(0))

@@ -13,6 +13,7 @@ mod group;
 mod import;
 mod merge;
 mod query;
+mod recorded;
 mod report;
 pub mod rules;
 mod transaction;
@@ -31,13 +32,18 @@ pub use self::export::{ExportOptions, Exporter, Section};
 pub use self::import::{ImportOptions, Importer};
 use self::merge::Merge;
 pub use self::query::{ConversationQuery, ConversationView, MessageQuery, MessageView, Page};
+pub use self::recorded::Recorded;
 pub use self::report::{ArchiveReport, Counts, ImportReport};
-pub use self::transaction::Transaction;
+pub use self::transaction::{Decision, MessagePlace, Transaction};
 pub use self::verify::Tally;
 use crate::wire::{Consent, Group, Message};
 
 /// The schema, one step for every version. Steps are only ever added.
-const MIGRATIONS: &[&str] = &[include_str!("sql/0001_initial.sql"), include_str!("sql/0002_installation.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("sql/0001_initial.sql"),
+    include_str!("sql/0002_installation.sql"),
+    include_str!("sql/0003_device_sync.sql"),
+];
 
 /// Marks the file as ours ("XMTP").
 const APPLICATION_ID: i64 = 0x584d_5450;
@@ -111,15 +117,40 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] with the index of the record, or any error of the database; nothing is stored then.
     pub fn add<'a>(&self, records: impl IntoIterator<Item = Record<'a>>) -> Result<ImportReport, Error> {
+        self.add_all(records, false)
+    }
+
+    /// As [`Self::add`]; the messages that are new are to be told to the inbox's other installations, unless there are more
+    /// than [`recorded::MOST_TOLD`]: that many travel by archive.
+    ///
+    /// # Errors
+    /// As for [`Self::add`].
+    pub fn add_and_tell<'a>(&self, records: impl IntoIterator<Item = Record<'a>>) -> Result<ImportReport, Error> {
+        self.add_all(records, true)
+    }
+
+    fn add_all<'a>(&self, records: impl IntoIterator<Item = Record<'a>>, tell: bool) -> Result<ImportReport, Error> {
         let writer = self.begin()?;
         let mut merge = Merge::native(now_ns());
+        let mut new = Vec::new();
         {
             let mut target = merge.target(&writer)?;
             for (index, record) in (0..).zip(records) {
+                let before = target.new_records();
                 target.add(index, &record)?;
+                if let Record::Message(message, _) = &record
+                    && tell
+                    && target.new_records() > before
+                    && new.len() <= recorded::MOST_TOLD
+                {
+                    new.push(message.id.to_vec());
+                }
             }
         }
         let report = merge.finish(&writer)?;
+        if new.len() <= recorded::MOST_TOLD {
+            recorded::tell(&writer, &new)?;
+        }
         writer.execute_batch("COMMIT")?;
         Ok(report)
     }

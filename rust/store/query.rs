@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::error::Error;
 use super::group::StoredGroup;
+use super::merge::{overflow_key, preferred_key};
 use super::report::Counts;
 use super::{Store, now_ns};
 use crate::wire::{Consent, Group, Message};
@@ -149,6 +150,22 @@ pub(super) fn message_of<'a>(row: &'a Row<'_>, group_id: &'a [u8], header: &'a H
     })
 }
 
+/// What [`message_view`] reads after [`MESSAGE_COLUMNS`].
+const VIEW_COLUMNS: &str = "message.expire_at_ns,
+    (SELECT deletion.deleted_by_inbox_id FROM message_deletions AS deletion
+      CROSS JOIN message_headers AS header ON header.key = message.header_key
+      WHERE deletion.deleted_message_id = message.id AND deletion.group_key = message.group_key
+        AND (deletion.is_super_admin_deletion = 1 OR deletion.deleted_by_inbox_id = header.sender_inbox_id)
+      LIMIT 1)";
+
+fn message_view<'a>(row: &'a Row<'_>, group_id: &'a [u8], header: &'a Header) -> Result<MessageView<'a>, Error> {
+    Ok(MessageView {
+        message: message_of(row, group_id, header)?,
+        expire_at_ns: row.get(10)?,
+        deleted_by_inbox_id: row.get_ref(11)?.as_str_or_null().map_err(rusqlite::Error::from)?,
+    })
+}
+
 fn blob<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], Error> {
     Ok(row.get_ref(column)?.as_blob().map_err(rusqlite::Error::from)?)
 }
@@ -251,13 +268,7 @@ impl Store {
         reader.execute_batch("BEGIN")?;
         let (comparison, order) = if query.descending { ("<", "DESC") } else { (">", "ASC") };
         let mut sql = format!(
-            "SELECT {MESSAGE_COLUMNS}, message.expire_at_ns,
-                    (SELECT deletion.deleted_by_inbox_id FROM message_deletions AS deletion
-                      CROSS JOIN message_headers AS header ON header.key = message.header_key
-                      WHERE deletion.deleted_message_id = message.id AND deletion.group_key = message.group_key
-                        AND (deletion.is_super_admin_deletion = 1
-                             OR deletion.deleted_by_inbox_id = header.sender_inbox_id)
-                      LIMIT 1)
+            "SELECT {MESSAGE_COLUMNS}, {VIEW_COLUMNS}
                FROM groups
               CROSS JOIN group_timeline AS entry ON entry.group_key = groups.key
               CROSS JOIN group_messages AS message ON message.key = entry.message_key
@@ -286,20 +297,40 @@ impl Store {
         let (mut count, mut content_bytes, mut last) = (0, 0, None);
         while let Some(row) = rows.next()? {
             let header = headers.get(&reader, row.get(2)?)?;
-            let message = message_of(row, &query.group_id, header)?;
-            last = Some((message.sent_at_ns, row.get(0)?));
+            let view = message_view(row, &query.group_id, header)?;
+            last = Some((view.message.sent_at_ns, row.get(0)?));
             count += 1;
-            content_bytes += message.decrypted_message_bytes.len();
-            visit(MessageView {
-                message,
-                expire_at_ns: row.get(10)?,
-                deleted_by_inbox_id: row.get_ref(11)?.as_str_or_null().map_err(rusqlite::Error::from)?,
-            });
+            content_bytes += view.message.decrypted_message_bytes.len();
+            visit(view);
             if content_bytes >= query.content_bytes {
                 return Ok(last);
             }
         }
         Ok(if count < query.limit { None } else { last })
+    }
+
+    /// Gives the message of this id to `visit`, if there is one and its conversation is known.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub fn message(&self, id: &[u8], visit: &mut dyn FnMut(MessageView<'_>)) -> Result<(), Error> {
+        let reader = self.reader()?;
+        reader.execute_batch("BEGIN")?;
+        let key = overflow_key(&reader, id)?.unwrap_or_else(|| preferred_key(id));
+        let mut headers = Headers::default();
+        let mut statement = reader.prepare_cached(&format!(
+            "SELECT {MESSAGE_COLUMNS}, {VIEW_COLUMNS}, groups.id FROM group_messages AS message
+               JOIN groups ON groups.key = message.group_key
+              WHERE message.key = ?1 AND message.id = ?2 AND groups.known = 1
+                AND (message.expire_at_ns IS NULL OR message.expire_at_ns > ?3)"
+        ))?;
+        let mut rows = statement.query(params![key, id, now_ns()])?;
+        if let Some(row) = rows.next()? {
+            let group_id: Vec<u8> = row.get(12)?;
+            let header = headers.get(&reader, row.get(2)?)?;
+            visit(message_view(row, &group_id, header)?);
+        }
+        Ok(())
     }
 
     /// Gives a page of consent records to `visit`, by entity type and entity.

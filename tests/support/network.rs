@@ -20,6 +20,7 @@ use crate::identity_support::{address, personal, wallet};
 
 #[path = "peer.rs"]
 mod peer;
+#[allow(unused_imports, reason = "not every test has one")]
 pub use peer::Peer;
 
 pub const STORE_KEY: [u8; 32] = [7; 32];

@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CARGO ?= cargo
 FUZZ_SECONDS ?= 600
+PEER ?= xmtp-history
 
 # A real S3 server for the tests. It is written in Go, and takes minutes to build.
 VERSITYGW_VERSION := 1.8.0
@@ -32,8 +33,9 @@ help: ## show this list
 
 dev: $(VENV)/.tools $(VENV)/.wheel $(VERSITYGW) ## set up .venv with the package, tests and linters
 
-demo: $(VENV)/.wheel ## import, show, export and verify a real archive
-	@$(BIN)/python docs/examples/offline_demo.py
+demo: $(VENV)/.wheel ## history sync from end to end; PEER=libxmtp with the real library as the old installation
+	@$(if $(filter libxmtp,$(PEER)),$(BIN)/pip install --quiet 'xmtp-bindings==0.1.8')
+	@$(BIN)/xmtp-history demo --peer $(PEER)
 
 test: lint $(VENV)/.wheel $(VERSITYGW) ## everything that must pass
 	$(CARGO) test $(CHECKED)
@@ -117,7 +119,7 @@ $(VENV)/.wheel: $(SOURCES) $(VENV)/.sources | $(VENV)/.venv
 	rm -f dist/*.whl
 	PATH="$(abspath $(BIN)):$$PATH" VIRTUAL_ENV="$(abspath $(VENV))" maturin build --release --out dist
 	@$(BIN)/pip uninstall --quiet --quiet --yes xmtp-history
-	for wheel in dist/*.whl; do $(BIN)/pip install --quiet "$$wheel[cli]"; done
+	for wheel in dist/*.whl; do $(BIN)/pip install --quiet "$$wheel[cli,eth]"; done
 	@touch $@
 
 $(VENV)/.sources: force | $(VENV)/.venv

@@ -218,3 +218,47 @@ def _opened(results: Results, name: str, what: str) -> Verdict:
     own = results.value(name, MANY_GROUPS)
     aim = f"{what}: less than {below} s"
     return Verdict(aim, f"{own * 1e3:.0f} ms", own < below) if own else Verdict(aim, "not measured", None)
+
+
+def history_sync_verdicts(results: Results) -> list[Verdict]:
+    """The aims for history sync."""
+    return [
+        _sync_beside_libxmtp(results),
+        _sync_of_a_million(results),
+        *(_sync_memory(results, side) for side in ("old", "new")),
+        _sync_growth(results),
+    ]
+
+
+def _sync_beside_libxmtp(results: Results) -> Verdict:
+    at_least = 100
+    aim = f"at least {at_least} times libxmtp to libxmtp at 20 k messages"
+    ratio = results.ratio("history sync", 20_000, LIBXMTP)
+    return Verdict(aim, f"{ratio:.0f} times" if ratio else "not measured", ratio >= at_least if ratio else None)
+
+
+def _sync_of_a_million(results: Results) -> Verdict:
+    below = 15.0
+    aim = f"1 M messages: less than {below:.0f} s"
+    own = results.value("history sync", 1_000_000)
+    return Verdict(aim, f"{own:.1f} s" if own else "not measured", own < below if own else None)
+
+
+def _sync_memory(results: Results, side: str) -> Verdict:
+    at_most = 128
+    aim = f"added memory of the {side} one: at most {at_most} MiB, whatever the size"
+    name = f"history sync {side} memory"
+    peaks = {size: peak for size in results.sizes(name) if (peak := results.value(name, size)) is not None}
+    text = ", ".join(f"{peak / MIB:.1f} MiB at {size:,}" for size, peak in peaks.items())
+    reached = max(peaks.values()) <= at_most * MIB if 1_000_000 in peaks else None
+    return Verdict(aim, text or "not measured", reached)
+
+
+def _sync_growth(results: Results) -> Verdict:
+    at_most = 1.3
+    aim = f"cost of a message flat: at 1 M at most {at_most} times that at 20 k"
+    large, small = (results.value("history sync", size) for size in (1_000_000, 20_000))
+    if not (large and small):
+        return Verdict(aim, "not measured", None)
+    growth = large / 1_000_000 / (small / 20_000)
+    return Verdict(aim, f"{growth:.2f} times", growth <= at_most)

@@ -60,6 +60,13 @@ INSTALLATION_CYCLES = 5
 #: The reference is slow, and makes few requests a minute.
 FOLLOW_CYCLES = 3
 
+#: Where only one of two installations is libxmtp's: the one that sends its history, or the one that gets it.
+OLD_LIBXMTP = "libxmtp-old"
+NEW_LIBXMTP = "libxmtp-new"
+HISTORY_SYNC_SIZES = (1_000, 20_000, 100_000, 1_000_000)
+#: Above this a turn takes long, and scatters less.
+HISTORY_SYNC_SHORT = 20_000
+
 
 def sizes() -> tuple[int, ...]:
     """The numbers of messages to measure: ``BENCH_SIZES=1000,10000`` or the default."""
@@ -179,3 +186,14 @@ def installation_cases(
 def crowd_cases(operation: str, subject: str) -> list[Case]:
     """One turn of a crowd: it takes a minute, and memory scatters little."""
     return [Case(operation, CROWD, 0, subject, 1)]
+
+
+def history_sync_cases(operation: str, *subjects: str) -> list[Case]:
+    """Turns at syncing a history; with libxmtp up to its largest size."""
+    measured = [size for size in HISTORY_SYNC_SIZES if size in sizes()]
+    return [
+        case
+        for size in measured
+        for case in node_cases(operation, [size], *subjects, turns=5 if size <= HISTORY_SYNC_SHORT else 3)
+        if case.subject == LIBRARY or size <= LIBXMTP_LARGEST
+    ]

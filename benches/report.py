@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import archive_report
+import history_sync_report
 import installation_report
 import node_report
 import plan
@@ -72,8 +73,12 @@ def _installation_tests() -> list[Path]:
     return sorted(BENCHES.glob("test_installation*.py"))
 
 
+def _history_sync_tests() -> list[Path]:
+    return sorted(BENCHES.glob("test_history_sync*.py"))
+
+
 def _archive_tests() -> list[Path]:
-    others = {*_node_tests(), *_server_tests(), *_installation_tests()}
+    others = {*_node_tests(), *_server_tests(), *_installation_tests(), *_history_sync_tests()}
     return sorted(set(BENCHES.glob("test_*.py")) - others)
 
 
@@ -94,6 +99,9 @@ PARTS = {
         lambda: plan.server_seconds() >= plan.DEFAULT_SERVER_SECONDS and plan.server_mib() == plan.DEFAULT_SERVER_MIB,
     ),
     "installation": Part("The installation", _installation_tests, installation_report.section, lambda: True),
+    "history-sync": Part(
+        "History sync", _history_sync_tests, history_sync_report.section, lambda: plan.sizes() == plan.DEFAULT_SIZES
+    ),
 }
 
 
@@ -129,8 +137,6 @@ def _parts(page: str) -> dict[str, str]:
 def measure(part: Part, saved: Path) -> int:
     """Runs the benchmarks of a part; returns pytest's exit code."""
     command = [sys.executable, "-m", "pytest", *map(str, part.tests()), "-q", "-p", "no:cacheprovider"]
-    # What takes minutes here is no test that hangs.
-    command += ["-o", "faulthandler_timeout=0"]
     # The settings of the test suite are not for benchmarks: a warning must not cost a run of many minutes.
     command += ["-o", "addopts=", "-o", "pythonpath=benches", "-o", "filterwarnings=default"]
     command += ["--benchmark-enable", "--benchmark-quiet", f"--benchmark-json={saved}"]

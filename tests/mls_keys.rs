@@ -169,8 +169,8 @@ fn our_package_is_the_recommended_one() {
     let verified = key_package::parse_and_verify(&new.bytes, time).unwrap();
     assert_eq!((verified.inbox_id.as_str(), verified.installation_key), (INBOX, key.public_key()));
     let package = verified.key_package;
-    assert_eq!(package.life_time().not_before(), time - 3600);
-    assert_eq!(package.life_time().not_after(), time + 84 * 24 * 3600);
+    assert_eq!(package.life_time().not_before(), time - 2 * 24 * 3600);
+    assert_eq!(package.life_time().not_after(), time + 82 * 24 * 3600);
     assert_eq!(package.hpke_init_key().as_slice(), new.init_key);
     let reference = key_package::reference(&new.bytes, provider.crypto()).unwrap();
     assert_eq!(package.hash_ref(provider.crypto()).unwrap(), reference);

@@ -18,17 +18,20 @@ PACKAGE = Path(xmtp_history.__file__).parent
 
 NAMES = {
     "ArchiveCorrupted", "ArchiveElement", "ArchiveError", "ArchiveExpired", "ArchiveKeyError", "ArchiveLimitExceeded",
-    "ArchiveMetadata", "ArchiveNotFound", "ArchiveOptions", "ArchiveReader", "ArchiveReport", "ArchiveTruncated",
-    "Client", "Consent", "ConsentEntityType", "ConsentState", "ContentError", "ContentType", "Conversation",
-    "ConversationType", "Counts", "DecodedContent", "DeliveryStatus", "DownloadedArchive", "EoaSigner", "GroupError",
-    "GroupInfo", "GroupState", "GroupSyncSummary", "History", "HistoryServer", "IdentityError", "ImportReport",
-    "InboxState", "InstallationInUse", "InstallationInfo", "InvalidRecord", "InvalidRecords", "LocalNode",
-    "LocalStorage", "MembershipState", "Message", "MessageKind", "NetworkError", "NoHistoryServer", "NotAnArchive",
-    "NotRegistered", "ObjectStorage", "PayloadTooLarge", "Progress", "ServerLimits", "Signer", "StoreError",
-    "StoreKeyError", "StoreLocked", "SyncError", "SyncGroupMessage", "TooManyInstallations",
-    "UnsupportedArchiveVersion", "UploadTokens", "UploadedArchive", "XmtpHistoryError", "__version__",
-    "archive_metadata", "delete_archive", "download_archive", "open_archive", "rewrite_archive", "upload_archive",
-    "verify_archive",
+    "ArchiveMetadata", "ArchiveNotFound", "ArchiveOptions", "ArchivePolicy", "ArchiveReader", "ArchiveRefused",
+    "ArchiveReport", "ArchiveRequest", "ArchiveSent", "ArchiveTruncated", "AvailableArchive", "Client", "Consent",
+    "ConsentEntityType", "ConsentState", "ConsentUpdate", "ContentError", "ContentType", "Conversation",
+    "ConversationType", "Counts", "DecodedContent", "DeliveryStatus", "DownloadedArchive", "EoaSigner", "EventStream",
+    "GroupError", "GroupInfo", "GroupState", "GroupSyncSummary", "History", "HistoryImported", "HistoryRequested",
+    "HistoryServer", "HistorySyncFailed", "HmacKey", "HmacKeyUpdate", "IdentityError", "ImportReport", "InboxState",
+    "InstallationInUse", "InstallationInfo", "InvalidRecord", "InvalidRecords", "LocalNode", "LocalStorage",
+    "MembershipState", "Message", "MessageKind", "MessagesShared", "NetworkError", "NoHistoryServer",
+    "NoOtherInstallation", "NotAnArchive", "NotRegistered", "ObjectStorage", "OutboxStatus", "PayloadTooLarge",
+    "Progress", "SentArchive", "ServerLimits", "Signer", "StoreError", "StoreKeyError", "StoreLocked", "SyncError",
+    "SyncEvent", "SyncGroupMessage", "SyncMetrics", "SyncPhase", "SyncRefusal", "SyncRefused", "SyncReport",
+    "SyncStatus", "SyncTimeout", "TooManyInstallations", "UnsupportedArchiveVersion", "UploadTokens", "UploadedArchive",
+    "XmtpHistoryError", "__version__", "archive_metadata", "delete_archive", "download_archive", "open_archive",
+    "rewrite_archive", "upload_archive", "verify_archive",
 }  # fmt: skip
 
 
@@ -63,6 +66,7 @@ def test_exceptions_form_one_tree() -> None:
     assert set(drawn) == {cls.__name__ for cls in exceptions} - {"XmtpHistoryError"}
     assert issubclass(xmtp_history.ArchiveKeyError, ValueError)
     assert issubclass(xmtp_history.StoreKeyError, ValueError)
+    assert issubclass(xmtp_history.SyncTimeout, TimeoutError)
 
 
 def test_exceptions_travel_between_processes() -> None:
@@ -76,6 +80,8 @@ def test_exceptions_travel_between_processes() -> None:
         xmtp_history.StoreLocked("x"),
         xmtp_history.PayloadTooLarge("x", status=413),
         xmtp_history.NetworkError("x", status=503),
+        xmtp_history.SyncTimeout("x"),
+        xmtp_history.SyncRefused("x", refusals=(xmtp_history.SyncRefusal("ab", "refused"),)),
     ]
     for error in errors:
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes

@@ -19,7 +19,10 @@
     │   ├── ArchiveExpired              the server does not have it any more
     │   ├── PayloadTooLarge             it is larger than the server or the caller allows
     │   ├── NotRegistered               the installation does not belong to its inbox (any more)
-    │   └── TooManyInstallations        the inbox has as many as it may have
+    │   ├── TooManyInstallations        the inbox has as many as it may have
+    │   ├── NoOtherInstallation         there is nobody to ask for history
+    │   ├── SyncRefused                 the other installations do not send theirs
+    │   └── SyncTimeout                 nobody sent any in time (also a TimeoutError)
     ├── IdentityError                   an identity update, or an inbox's log, breaks a rule
     ├── GroupError                      the installation is not an active member of the group
     ├── NetworkError                    a server cannot be reached, or keeps failing: try again later
@@ -35,6 +38,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xmtp_history._types import InvalidRecord
+    from xmtp_history.client._sync_types import SyncRefusal
 
 
 class XmtpHistoryError(Exception):
@@ -133,11 +137,11 @@ class SyncError(XmtpHistoryError):
 
 
 class NoHistoryServer(SyncError):
-    """What answers at the URL is not a history server: check the URL."""
+    """What answers at the URL is not a history server: check the URL. Or the client was told to use none."""
 
 
 class ArchiveNotFound(SyncError):
-    """The history server does not have the archive: ask for it to be sent again."""
+    """The history server does not have the archive: ask for it to be sent again. Or no archive with this pin was sent."""
 
 
 class ArchiveExpired(SyncError):
@@ -165,6 +169,29 @@ class TooManyInstallations(SyncError):
     def __init__(self, message: str, *, installation_ids: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.installation_ids = installation_ids
+
+
+class NoOtherInstallation(SyncError):
+    """The inbox has no other installation that could send its history: start one where the history is."""
+
+
+class SyncRefused(SyncError):
+    """All other installations say that they do not send their history.
+
+    Attributes:
+        refusals: which, and why.
+    """
+
+    def __init__(self, message: str, *, refusals: tuple[SyncRefusal, ...] = ()) -> None:
+        super().__init__(message)
+        self.refusals = refusals
+
+
+class SyncTimeout(SyncError, TimeoutError):
+    """No history arrived in time; the message says what was waited for.
+
+    The request stays, so that an answer is imported whenever it comes, if a worker runs then.
+    """
 
 
 class IdentityError(XmtpHistoryError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmtp_history import _io, _rows
 from xmtp_history._ffi import Store, Stream
-from xmtp_history._types import ArchiveOptions, Counts
+from xmtp_history._types import ArchiveElement, ArchiveOptions, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -219,24 +219,9 @@ class History:
             StoreError: the store cannot be read.
         """
         options = options or ArchiveOptions()
-        total = None
-        if on_progress is not None:
-            counts = self.counts()
-            total = counts.conversations + counts.messages + counts.consents
+        total = None if on_progress is None else self._expected(options)
         buffer = bytearray(_io.CHUNK_BYTES)
-        with (
-            Stream(
-                "export",
-                key,
-                store=self._store,
-                elements=[element.value for element in options.elements],
-                start_ns=options.start_ns,
-                end_ns=options.end_ns,
-                exclude_disappearing_messages=options.exclude_disappearing_messages,
-                include_context_groups=options.include_context_groups,
-            ) as stream,
-            _io.writing(target) as file,
-        ):
+        with self._export(key, options) as stream, _io.writing(target) as file:
             reporter = _io.Reporter("export", stream, on_progress, total=total)
             while filled := stream.read_into(buffer):
                 _io.write_all(file, memoryview(buffer)[:filled])
@@ -244,6 +229,30 @@ class History:
             report = _rows.archive_report(stream.finish())
         reporter.report(report.counts.conversations + report.counts.messages + report.counts.consents)
         return report
+
+    def _export(self, key: BytesLike, options: ArchiveOptions) -> Stream:
+        """An export to be read to its end. It shows the store as it is now."""
+        return Stream(
+            "export",
+            key,
+            store=self._store,
+            elements=[element.value for element in options.elements],
+            start_ns=options.start_ns,
+            end_ns=options.end_ns,
+            exclude_disappearing_messages=options.exclude_disappearing_messages,
+            include_context_groups=options.include_context_groups,
+        )
+
+    def _expected(self, options: ArchiveOptions) -> int | None:
+        """How many records an export is going to have, but for hidden ones; None where counting would mean reading them."""
+        if options.start_ns is not None or options.end_ns is not None or options.exclude_disappearing_messages:
+            return None
+        counts = self.counts()
+        sizes = {
+            ArchiveElement.MESSAGES: counts.conversations + counts.messages,
+            ArchiveElement.CONSENT: counts.consents,
+        }
+        return sum(sizes[element] for element in options.elements)
 
     def import_archive(
         self,
@@ -260,7 +269,8 @@ class History:
             source: a path, bytes, or a binary file object, which is read to its end.
             key: the archive's key, 32 bytes.
             lenient: skip records that break the format's rules and report them, instead of refusing the archive.
-            inbox_id: the user's own inbox; DMs that it is not a member of are then counted in the report.
+            inbox_id: the user's own inbox; DMs that it is not a member of are then counted in the report, and decisions
+                about consent of a clock that is ahead are dated now.
             on_progress: called at most ten times a second, and once more when the import is committed.
 
         Raises:
@@ -271,13 +281,21 @@ class History:
         """
         # Before the store is locked: whoever named a wrong file need not wait for other writers.
         pieces = _io.begun(_io.chunks(source))
-        with Stream("import", key, store=self._store, lenient=lenient, inbox_id=inbox_id) as stream:
+        with self._import(key, lenient=lenient, inbox_id=inbox_id) as stream:
             reporter = _io.Reporter("import", stream, on_progress, bytes_total=_io.size_of(source))
             _io.push_all(stream, pieces, reporter)
             records = stream.records()
             report = _rows.import_report(stream.finish())
         reporter.report(records)
         return report
+
+    def _import(self, key: BytesLike, *, lenient: bool, inbox_id: str | None) -> Stream:
+        """An import to be filled and finished. Nobody else writes to the store until it ends; closing it undoes it.
+
+        Raises:
+            StoreLocked: another writer holds the store.
+        """
+        return Stream("import", key, store=self._store, lenient=lenient, inbox_id=inbox_id)
 
 
 def _milliseconds(timeout: float) -> int:

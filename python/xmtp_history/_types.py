@@ -345,7 +345,7 @@ class Progress:
 
     Attributes:
         phase: ``"import"``, ``"export"``, ``"verify"``, ``"rewrite"``, ``"upload"`` or ``"download"``.
-        done: records handled so far; always 0 in an upload or download, to which an archive is only bytes.
+        done: records handled so far; 0 in an upload or download of a file, to which an archive is only bytes.
         total: records expected, or None where that is not known.
         bytes_done: archive bytes read or written so far; goes back where an upload has to send some again.
         bytes_total: archive bytes expected, or None where that is not known.

@@ -450,6 +450,10 @@ fn refusal_json(refusal: &Refusal) -> Value {
 }
 
 fn request_json(request: &Request) -> Value {
+    let refused = request
+        .refused
+        .iter()
+        .map(|refusal| json!([hex::encode(&refusal.installation_id), refusal.reason, refusal.detail]));
     json!({
         "pin": request.pin,
         "sent_at_ns": request.sent_at_ns,
@@ -457,7 +461,7 @@ fn request_json(request: &Request) -> Value {
         "automatic": request.automatic,
         "imported": request.imported,
         "pending": request.pending,
-        "refused": request.refused.iter().map(refusal_json).collect::<Vec<_>>(),
+        "refused": refused.collect::<Vec<_>>(),
     })
 }
 

@@ -307,7 +307,7 @@ impl Installation {
             hmac_cycle_due(work.connection())?;
         } else {
             work.store_conversation(&self.inbox_id, &row, &group)?;
-            if row.added_by_inbox_id == self.inbox_id {
+            if row.creator_inbox_id == self.inbox_id {
                 work.allow_own_conversation(&group_id)?;
             }
             work.store_joined(&self.inbox_id, &row, &adder_installation_id, time(message.created_ns))?;

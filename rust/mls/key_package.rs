@@ -28,10 +28,12 @@ use super::rules::leaf_inbox_id;
 /// The only ciphersuite of XMTP: 0x0003 (identity spec 2).
 pub const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
 
-/// How long others may use a key package: 84 days, as real clients have it (identity spec 2.1).
-pub const LIFETIME_SECONDS: u64 = 84 * 24 * 60 * 60;
-/// How far a key package is valid into the past, for clocks that are behind.
-pub const CLOCK_MARGIN_SECONDS: u64 = 60 * 60;
+/// How long others may use a key package. With the margin it is the 84 days of real clients (identity spec 2.1), and no
+/// longer range is acceptable.
+pub const LIFETIME_SECONDS: u64 = 82 * 24 * 60 * 60;
+/// How far a key package is valid into the past: for clocks that are behind, and for our own if it is ahead. With the hour
+/// of real clients, a clock that is a day off would keep an installation out of every group.
+pub const CLOCK_MARGIN_SECONDS: u64 = 2 * 24 * 60 * 60;
 /// More than this no key package has: a real one has 1659 bytes, and keys after quantum computers add few thousand.
 const MAX_BYTES: usize = 1 << 16;
 
@@ -111,7 +113,7 @@ pub struct VerifiedKeyPackage {
 
 /// Makes the key package that is recommended for us (identity spec 2.2), with its private keys in the provider's storage.
 ///
-/// It is valid from an hour before `now_seconds` (since 1970) for 84 days, usable for any number of welcomes, and has
+/// It is valid from two days before `now_seconds` (since 1970) for 84 days, usable for any number of welcomes, and has
 /// passed [`check_in_throwaway_group`]. If this fails, the storage may hold private keys that nobody needs.
 ///
 /// # Errors

@@ -151,11 +151,12 @@ fn decisions(work: &Work<'_>) -> Result<Vec<PreferenceUpdate>, Error> {
 /// Makes a new root key. It is newer than the one before, whatever the clock says.
 fn new_hmac_root(work: &Work<'_>) -> Result<HmacKeyUpdate, Error> {
     let root = RootKey::generate()?;
-    let cycled_at_ns: i64 = work.connection().query_row(
-        "UPDATE installation SET hmac_cycle_due = 0, hmac_key = ?1, hmac_cycled_at_ns = max(hmac_cycled_at_ns + 1, ?2)
-         RETURNING hmac_cycled_at_ns",
-        params![root.as_bytes().as_slice(), work.now_ns],
-        |row| row.get(0),
+    let before: i64 =
+        work.connection().query_row("SELECT hmac_cycled_at_ns FROM installation", [], |row| row.get(0))?;
+    let cycled_at_ns = before.saturating_add(1).max(work.now_ns);
+    work.connection().execute(
+        "UPDATE installation SET hmac_cycle_due = 0, hmac_key = ?1, hmac_cycled_at_ns = ?2",
+        params![root.as_bytes().as_slice(), cycled_at_ns],
     )?;
     Ok(HmacKeyUpdate { key: root.as_bytes().to_vec(), cycled_at_ns })
 }

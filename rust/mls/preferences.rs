@@ -19,6 +19,9 @@ use crate::wire::proto::device_sync::content::{DeviceSyncContent, PreferenceUpda
 /// Longer entities are no ids of anything.
 const LONGEST_ENTITY: usize = 128;
 
+/// By how much a clock may be ahead to be believed: 30 days, ns.
+const MOST_AHEAD_NS: i64 = 30 * 24 * 3600 * 1_000_000_000;
+
 /// The inbox's root key for HMACs, and when it was made, ns.
 pub type HmacRoot = (Zeroizing<Vec<u8>>, i64);
 /// Keys for HMACs of one conversation: the number of the 30 days, and the key.
@@ -122,9 +125,13 @@ impl Installation {
         for update in &updates.updates {
             match &update.update {
                 Some(Update::Consent(save)) => merge_consent(work, save, said.sent_at_ns, said.sequence_id, news)?,
-                // One of another length is skipped, and what is beside it counts.
+                // One of another length is skipped, and what is beside it counts. The greatest time wins, as with real clients;
+                // but one that no clock can show would keep all others from being taken for ever.
                 Some(Update::Hmac(announced)) => {
-                    if let Ok(root) = RootKey::new(&announced.key) {
+                    let is_possible = announced.cycled_at_ns <= said.sent_at_ns.saturating_add(MOST_AHEAD_NS);
+                    if let Ok(root) = RootKey::new(&announced.key)
+                        && is_possible
+                    {
                         news.hmac |= adopt_hmac_root(work.connection(), &root, announced.cycled_at_ns)?;
                     }
                 }
@@ -207,6 +214,15 @@ fn merge_consent(
     // Nobody decides in the future. The time of the message is the same for everybody.
     let at_ns = clamped(save.consented_at_ns, sent_at_ns);
     let consent = consent_of(save, &entity, at_ns);
+    // A stored time that is still to come is that of a clock that is ahead. If its decision is on its way, it gets its due when
+    // it comes back; and if it is still to be told, it is later than this one.
+    work.connection()
+        .prepare_cached(
+            "UPDATE consent_records SET consented_at_ns = 0
+              WHERE entity_type = ?1 AND entity = ?2 AND sequence_id = 0 AND consented_at_ns > ?3
+                AND NOT EXISTS (SELECT 1 FROM consents_to_send WHERE entity_type = ?1 AND entity = ?2)",
+        )?
+        .execute(params![save.entity_type, entity, sent_at_ns])?;
     if work.transaction.merge_consent(&consent, sequence_id.cast_signed())? == Decision::Changed {
         news.consents.push((save.entity_type, entity, save.state, at_ns));
     }

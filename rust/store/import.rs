@@ -23,7 +23,7 @@ use crate::wire::{self, Element, Metadata};
 pub struct ImportOptions {
     /// Skip invalid records and report them, instead of refusing the archive.
     pub lenient: bool,
-    /// The user's own inbox, to tell DMs of somebody else's archive.
+    /// The user's own inbox: tells DMs of somebody else's archive, and dates no decision about consent later than now.
     pub inbox_id: Option<String>,
     /// Bounds for the archive reader.
     pub limits: Limits,

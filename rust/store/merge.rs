@@ -31,7 +31,7 @@ const DELETE_MESSAGE: &str = "deleteMessage";
 pub(super) enum Origin {
     /// The application's own knowledge.
     Native,
-    /// An archive; `inbox_id` tells foreign DMs apart.
+    /// An archive; `inbox_id` says whose it is, which tells foreign DMs apart and dates decisions no later than now.
     Archive { lenient: bool, inbox_id: Option<String> },
 }
 
@@ -280,6 +280,12 @@ impl Target<'_> {
         if !self.accept(element, "consent", rules::check_consent(consent)) {
             return Ok(());
         }
+        let mut consent = consent.clone();
+        if matches!(self.merge.origin, Origin::Archive { inbox_id: Some(_), .. }) {
+            // The user's own, among installations that agree on who decided last: nobody decides in the future.
+            consent.consented_at_ns = consent.consented_at_ns.min(self.merge.now_ns);
+        }
+        let consent = &consent;
         match stored_consent(self.connection, consent)? {
             None => self.merge.report.new.consents += 1,
             Some((_, stored_at_ns, _)) if consent.consented_at_ns > stored_at_ns => {

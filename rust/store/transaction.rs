@@ -109,10 +109,7 @@ impl Transaction {
     ///
     /// # Errors
     /// Any error of the database.
-    pub fn merge_elements<'e>(
-        &self,
-        elements: impl IntoIterator<Item = &'e [u8]>,
-    ) -> Result<Vec<MessagePlace>, Error> {
+    pub fn merge_elements<'e>(&self, elements: impl IntoIterator<Item = &'e [u8]>) -> Result<Vec<MessagePlace>, Error> {
         let mut merge = Merge::new(Origin::Archive { lenient: true, inbox_id: None }, now_ns());
         let mut new = Vec::new();
         let mut target = merge.target(&self.writer)?;

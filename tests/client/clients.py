@@ -36,15 +36,21 @@ class Wallet:
         return await self.signer.sign_message(message)
 
 
+#: How preference updates begin: field 4 of a DeviceSyncContent.
+PREFERENCES = b"\x22"
+#: No worker in the background, so that only what a test calls happens.
+QUIET: dict[str, Any] = {"sync_interval": None}
+
+
 async def create(url: str, wallet: Any, path: str | os.PathLike[str] | None = None, **options: Any) -> Client:
     """Opens a client with the tests' key."""
-    options = {"db_path": path, "db_encryption_key": None if path is None else KEY} | options
+    options = QUIET | {"db_path": path, "db_encryption_key": None if path is None else KEY} | options
     return await Client.create(wallet, env="local", api_url=url, **options)
 
 
 async def build(url: str, path: str | os.PathLike[str], **options: Any) -> Client:
     """Opens a client without a wallet."""
-    options = {"db_encryption_key": KEY} | options
+    options = QUIET | {"db_encryption_key": KEY} | options
     return await Client.build(env="local", api_url=url, db_path=path, **options)
 
 
@@ -54,8 +60,9 @@ async def said(client: Client, group_id: str | None = None) -> list[bytes]:
 
 
 async def all_messages(client: Client, group_id: str | None = None) -> list[SyncGroupMessage]:
-    """What was said in the inbox's sync groups."""
-    return await client.sync_messages(group_id)
+    """What tests have said in the inbox's sync groups. Clients themselves say preferences, such as new keys of HMACs."""
+    messages = await client.sync_group_messages(group_id)
+    return [message for message in messages if not message.content.startswith(PREFERENCES)]
 
 
 async def sync_groups(client: Client) -> list[str]:

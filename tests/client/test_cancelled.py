@@ -78,7 +78,7 @@ CALLS: dict[str, Call] = {
     "sync_all": lambda client: client.conversations.sync_all(),
     "rotate_key_package": lambda client: client.rotate_key_package(),
     "inbox_state": lambda client: client.inbox_state(),
-    "sync_messages": lambda client: client.sync_messages(),
+    "sync_group_messages": lambda client: client.sync_group_messages(),
     "groups": lambda client: client.groups(),
 }
 

@@ -329,7 +329,7 @@ def test_a_closed_client(tmp_path: Path) -> None:
                 client.conversations.sync_all,
                 lambda: client.send_sync_message(b"x"),
                 client.groups,
-                client.sync_messages,
+                client.sync_group_messages,
                 lambda: client.inbox_state(refresh=False),
                 client.rotate_key_package,
                 lambda: client.get_inbox_id("0x" + "ab" * 20),

@@ -76,7 +76,7 @@ def test_logs_and_errors_keep_secrets(tmp_path: Path, caplog: pytest.LogCaptureF
                         node.answer(method, script)
                         await attempt(second.send_sync_message(SECRET))
                         await attempt(second.sync_all_device_sync_groups())
-                        texts.append(repr(await second.sync_messages()))
+                        texts.append(repr(await second.sync_group_messages()))
                         texts.append(f"{second!r} {await second.groups()} {await second.inbox_state(refresh=False)}")
                     node.script.clear()
                 await first.revoke_all_other_installations()

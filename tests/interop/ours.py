@@ -7,10 +7,19 @@ listens in ordinary groups: it has no steps that send to them or change them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interop import lines
+from support.build import text_content
+from support.signing import Wallet
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
 _KEY = bytes(32)
 _ENTITIES = {"conversation": "CONVERSATION_ID", "inbox": "INBOX_ID"}
@@ -22,19 +31,50 @@ class Installation:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._following = {"events": _Following(client.stream_events(), lambda event: [_facts_of(event)])}
+        self._syncing: asyncio.Task[Any] | None = None
 
     @classmethod
-    async def create(cls, node: str, db: str, account_key: str, *, device_sync: bool = False) -> Installation:
-        """Opens the store, registering the installation where that has not been done."""
-        from xmtp_history import Client, EoaSigner
+    async def create(
+        cls,
+        node: str,
+        db: str,
+        account_key: str,
+        *,
+        device_sync: bool = False,
+        server: str | None = None,
+        sync_interval: float | None = None,
+        auto: bool = False,
+        allow: list[str] | None = None,
+    ) -> Installation:
+        """Opens the store, registering the installation where that has not been done.
+
+        It is quiet unless it is told otherwise: no history server, nothing in the background, and it asks for nothing.
+
+        Args:
+            node: the node.
+            db: the database file.
+            account_key: the account's private key.
+            device_sync: whether it takes part in device sync by itself.
+            server: the history server.
+            sync_interval: of the worker in the background.
+            auto: whether it asks for history when it is new.
+            allow: the installations that it answers; None: all of the inbox.
+        """
+        from xmtp_history import ArchivePolicy, Client
 
         client = await Client.create(
-            EoaSigner.from_key(account_key),
+            _Signer(account_key),
             env="local",
             api_url=node,
             db_path=db,
             db_encryption_key=_KEY,
             disable_device_sync=not device_sync,
+            history_sync_url=server,
+            sync_interval=sync_interval,
+            auto_history_sync=auto,
+            # Tests ask more often than people do.
+            archive_policy=ArchivePolicy(allow=allow, burst=100),
         )
         return cls(client)
 
@@ -133,6 +173,11 @@ class Installation:
             "creator": found.creator_inbox_id,
         }
 
+    async def dm_id(self, conversation_id: str) -> str | None:
+        """What all DMs of the same two inboxes have in common."""
+        found: str | None = self._client.history.conversation(conversation_id).dm_id
+        return found
+
     async def debug_info(self, conversation_id: str) -> dict[str, Any]:
         facts = await self._facts(conversation_id)
         return {"epoch": facts["epoch"], "maybe_forked": facts["maybe_forked"]}
@@ -210,12 +255,45 @@ class Installation:
         names = ("id", "group_id", "sequence_id", "sent_at_ns", "sender_inbox_id", "sender_installation_id")
         return [
             {**{name: getattr(message, name) for name in names}, "content": message.content.hex()}
-            for message in await self._client.sync_messages(group_id)
+            for message in await self._client.sync_group_messages(group_id)
         ]
 
     async def say_to_devices(self, content: str) -> str:
         """Sends a serialised DeviceSyncContent (hexadecimal) to the other installations. Returns the message's id."""
         return str(await self._client.send_sync_message(bytes.fromhex(content)))
+
+    async def hmac_keys(self) -> dict[str, list[list[Any]]]:
+        found = await self._client.conversations.hmac_keys()
+        return {group_id: [[key.epoch, key.key.hex()] for key in keys] for group_id, keys in found.items()}
+
+    async def record(self, conversation_id: str, texts: list[str]) -> list[str]:
+        """Notes texts of the inbox in a conversation of the application's own, and returns their ids."""
+        from xmtp_history import Conversation, DeliveryStatus, Message, MessageKind
+
+        inbox, now = self._client.inbox_id, time.time_ns()
+        if self._client.history.conversation(conversation_id) is None:
+            conversation = Conversation(conversation_id, name="recorded", created_at_ns=now, added_by_inbox_id=inbox)
+            self._client.history.add_conversations([conversation])
+        messages = [
+            Message(
+                hashlib.sha256(f"{conversation_id} {text}".encode()).hexdigest(),
+                conversation_id,
+                now + number,
+                MessageKind.APPLICATION,
+                inbox,
+                self._client.installation_id,
+                DeliveryStatus.PUBLISHED,
+                "text",
+                text_content(text),
+                authority_id="xmtp.org",
+                version_major=1,
+            )
+            for number, text in enumerate(texts)
+        ]
+        self._client.history.add_messages(messages)
+        return [message.id for message in messages]
+
+    # --- archives ------------------------------------------------------------------------------------------------------
 
     async def request_archive(self, server: str) -> str:
         return str(await self._client.send_sync_request(server_url=server))
@@ -226,8 +304,115 @@ class Installation:
     async def archives(self) -> list[list[str]]:
         return [[found.pin, found.sent_by_installation] for found in self._client.list_available_archives(30)]
 
-    async def take_archive(self, pin: str) -> None:
-        await self._client.process_sync_archive(pin)
+    async def take_archive(self, pin: str | None) -> dict[str, Any]:
+        """Imports an archive that another installation has sent; None: the newest one."""
+        return dict(dataclasses.asdict((await self._client.process_sync_archive(pin)).new))
+
+    # --- history -------------------------------------------------------------------------------------------------------
+
+    async def start_sync_history(self, timeout: float = 30, what: str = "history") -> None:  # noqa: ASYNC109
+        """Asks for "history", "messages" or "consent" in the background."""
+        work = getattr(self._client, f"sync_{what}")
+        self._syncing = asyncio.create_task(work(timeout=timeout))
+
+    async def sync_history_report(self) -> dict[str, Any] | None:
+        """What came of it; None as long as it goes on."""
+        assert self._syncing is not None
+        # A moment for what goes on in the background.
+        done, _ = await asyncio.wait([self._syncing], timeout=0.02)
+        if not done:
+            return None
+        report = self._syncing.result()
+        return {
+            "pin": report.pin,
+            "archives": report.archives,
+            "refused": [list(dataclasses.astuple(refusal)) for refusal in report.refused],
+            "new": dataclasses.asdict(report.imported.new),
+        }
+
+    async def status(self) -> dict[str, Any]:
+        status = self._client.sync_status()
+        return dict(_plain(status))
+
+    # --- streams -------------------------------------------------------------------------------------------------------
+
+    async def events(self) -> list[list[Any]]:
+        """Kind and fields of all events so far."""
+        return await self.followed("events", 0, 0)
+
+    async def follow(self, kind: str) -> None:
+        """Opens a stream of "messages", "consents" or "preferences"."""
+        preferences = self._client.preferences
+        if kind == "messages":
+            self._following[kind] = _Following(self._client.conversations.stream_all_messages(), _of_message)
+        elif kind == "consents":
+            self._following[kind] = _Following(preferences.stream_consent(), _of_consents)
+        else:
+            self._following[kind] = _Following(preferences.stream_preferences(), _of_preferences)
+
+    async def followed(self, kind: str, count: int, seconds: float) -> list[Any]:
+        """What a stream has delivered, once there are so many or the time is over."""
+        return await self._following[kind].until(count, seconds)
+
+
+class _Signer:
+    """Signs for an account. The library's own takes longer to be imported than all the rest of this process."""
+
+    def __init__(self, account_key: str) -> None:
+        # The wallet adds one to what it is given.
+        self._wallet = Wallet((int(account_key, 16) - 1).to_bytes(32, "big"))
+
+    def get_identifier(self) -> str:
+        return self._wallet.address
+
+    def sign_message(self, message: str) -> bytes:
+        return self._wallet.sign_raw(message)
+
+
+class _Following:
+    """What has come from a stream."""
+
+    def __init__(self, stream: AsyncIterator[Any], facts: Callable[[Any], list[Any]]) -> None:
+        self._items: list[Any] = []
+        self._changed = asyncio.Event()
+        self._reading = asyncio.create_task(self._read(stream, facts))
+
+    async def until(self, count: int, seconds: float) -> list[Any]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self._items) < count and not self._reading.done():
+                    self._changed.clear()
+                    await self._changed.wait()
+        if self._reading.done():
+            self._reading.result()
+        return list(self._items)
+
+    async def _read(self, stream: AsyncIterator[Any], facts: Callable[[Any], list[Any]]) -> None:
+        async for item in stream:
+            self._items += facts(item)
+            self._changed.set()
+
+
+def _facts_of(event: Any) -> list[Any]:
+    return [type(event).__name__, _plain(event)]
+
+
+def _plain(record: Any) -> Any:
+    """A dataclass as JSON has it."""
+    return json.loads(json.dumps(dataclasses.asdict(record), default=lambda value: value.name.lower()))
+
+
+def _of_message(message: Any) -> list[Any]:
+    kind = message.kind.name.lower()
+    return [[message.id, message.conversation_id, _text_of(message), kind, message.sent_at_ns]]
+
+
+def _of_consents(consents: list[Any]) -> list[Any]:
+    return [[consent.entity_type.name.lower(), consent.entity, consent.state.name.lower()] for consent in consents]
+
+
+def _of_preferences(updates: list[Any]) -> list[Any]:
+    return [["hmac", each.key.hex()] if type(each).__name__ == "HmacKeyUpdate" else ["consent"] for each in updates]
 
 
 def _text_of(message: Any) -> str:

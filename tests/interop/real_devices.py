@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
+from interop.following import Following
 from interop.real_base import x
 from interop.real_groups import GroupSteps
 
@@ -19,6 +20,8 @@ _WHOLE_ARCHIVE = x.FfiArchiveOptions(
 
 class DeviceSteps(GroupSteps):
     """What an inbox's installations share."""
+
+    _preferences: Following
 
     # --- consent -------------------------------------------------------------------------------------------------------
 
@@ -81,6 +84,14 @@ class DeviceSteps(GroupSteps):
         found = self._client.conversations().get_hmac_keys()
         return {group.hex(): [[key.epoch, key.key.hex()] for key in keys] for group, keys in found.items()}
 
+    async def follow_preferences(self) -> None:
+        """Opens a stream of preferences."""
+        self._preferences = await _Preferences.begin(self._client.conversations())
+
+    async def followed_preferences(self, count: int, seconds: float) -> list[list[str]]:
+        """What has come, once there are so many or the time is over."""
+        return await self._preferences.until(count, seconds)
+
     async def request_archive(self, server: str) -> None:
         """Asks the other installations for what they have."""
         await self._client.send_sync_request(_WHOLE_ARCHIVE, server)
@@ -94,6 +105,32 @@ class DeviceSteps(GroupSteps):
         found = self._client.list_available_archives(30)
         return [[archive.pin, archive.sent_by_installation.hex()] for archive in found]
 
-    async def take_archive(self, pin: str) -> None:
-        """Imports an archive that another installation has sent."""
+    async def take_archive(self, pin: str | None) -> None:
+        """Imports an archive that another installation has sent; None: the newest one."""
         await self._client.process_sync_archive(pin)
+
+
+class _Preferences(Following):
+    """A stream of preferences, of which the bindings tell that the inbox has a new key."""
+
+    @classmethod
+    async def begin(cls, conversations: Any) -> Self:
+        following = cls()
+        following._closer = await conversations.stream_preferences(_Updates(following))
+        await following._closer.wait_for_ready()
+        return following
+
+
+class _Updates(x.FfiPreferenceCallback):
+    def __init__(self, following: Following) -> None:
+        self._following = following
+
+    def on_preference_update(self, preference: Any) -> None:
+        # Updates of other kinds arrive as empty lists.
+        self._following.note(items=tuple(["hmac", update.key.hex()] for update in preference))
+
+    def on_error(self, error: Any) -> None:
+        self._following.note(errors=(str(error),))
+
+    def on_close(self) -> None:
+        self._following.note(closed=True)

@@ -16,7 +16,7 @@ from independent.protobuf import field_bytes, wire_fields
 from interop import logs
 from interop.account import OURS, Installation, RealFailsError, account_key
 from interop.conftest import Start
-from interop.devices import sync_until
+from interop.devices import DEADLINE_SECONDS, sync_until
 from interop.proxy import Proxy
 from support.node_client import wait_until
 from xmtp_history import Client, EoaSigner, download_archive, open_archive, verify_archive
@@ -76,9 +76,9 @@ def _last_group(device: Installation) -> tuple[str, dict[str, Any]]:
 
 
 def _installations(facts: dict[str, Any]) -> set[str]:
-    """Who is in a sync group, all of whom are of one inbox."""
-    (installations,) = facts["members"].values()
-    return set(installations)
+    """Who is in a sync group, all of whom are of one inbox. Real ones have nobody in it until it is sent."""
+    assert len(facts["members"]) <= 1
+    return {key for keys in facts["members"].values() for key in keys}
 
 
 def _everything(device: Installation) -> bytes:
@@ -101,6 +101,17 @@ def _agree(group: str, *devices: Installation) -> dict[str, Any]:
 
 def _ours(start: Start, db: str = "ours", *, device_sync: bool = True) -> Installation:
     return start("alice", db, module=OURS, device_sync=device_sync)
+
+
+def _founder(start: Start) -> Installation:
+    """Starts a real installation, which is the first one of its inbox, and waits until it is alone in its sync group.
+
+    It makes it in the background once it is registered, with whoever has come by then.
+    """
+    real = start("alice", device_sync=True)
+    real.do("installation_id")
+    sync_until(lambda: [facts["epoch"] for facts in real.do("sync_groups").values()] == [1], real)
+    return real
 
 
 def test_they_make_a_sync_group_and_we_join(node: LocalXmtp, start: Start, tmp_path: Path) -> None:
@@ -155,7 +166,7 @@ def test_they_make_a_sync_group_and_we_join(node: LocalXmtp, start: Start, tmp_p
 
 def test_we_make_a_sync_group_and_they_join(node: LocalXmtp, start: Start) -> None:
     """Each of two answers with a fresh leaf and the key that all share; what either side says then has an effect."""
-    first = start("alice", device_sync=True)
+    first = _founder(start)
     inbox = first.do("inbox_id")
     second = start("alice", "second", device_sync=True)
     devices = [first, second]
@@ -212,34 +223,31 @@ def test_both_make_one_at_the_same_time(start: Start) -> None:
         _agree(group, *(each for each in devices if each.do("installation_id") in _installations(facts)))
 
 
-async def _until(condition: Any, device: Installation) -> None:
-    while not await asyncio.to_thread(condition):
-        await asyncio.to_thread(device.do, "sync_devices")
-        await asyncio.sleep(0.05)
-
-
 def test_a_real_client_commits_first(node: LocalXmtp, start: Start, tmp_path: Path) -> None:
     """Our fresh leaf is prepared and not sent yet when another one's commit comes; what we say arrives all the same."""
     signer = EoaSigner.from_key(account_key(f"alice {tmp_path.name}"))
     options: Any = {"env": "local", "api_url": node.node_url, "db_path": tmp_path / "x", "db_encryption_key": bytes(32)}
-    first = start("alice", device_sync=True)
-    first.do("inbox_id")
+    first = _founder(start)
     somebody = "b0" * 32
+
+    async def until(condition: Any, device: Installation) -> None:
+        await asyncio.to_thread(sync_until, condition, device)
 
     async def main() -> None:
         async with await Client.create(signer, **options, disable_device_sync=True) as client:
             second = start("alice", "second", device_sync=True)
             key = await asyncio.to_thread(second.do, "installation_id")
-            while not (groups := await client.groups()):
-                await client.sync_all_device_sync_groups()
-                await asyncio.sleep(0.05)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while not (groups := await client.groups()):
+                    await client.sync_all_device_sync_groups()
+                    await asyncio.sleep(0.05)
             (group,) = (info.id for info in groups)
             core, api = client._parts.core, client._parts.api
             message = await core.ask("send_sync_message", bytes.fromhex(_denial(somebody)), id=group)
             keys, commit = await core.call("prepare", id=group, again=False)
             assert keys
             # The one that joins sends a commit of its own in the meantime.
-            await _until(lambda: len([1 for each in logs.framings(node.node_url, group) if each.is_commit]) == 2, first)
+            await until(lambda: len([1 for each in logs.framings(node.node_url, group) if each.is_commit]) == 2, first)
             await api.send_group_messages(commit)
             await core.ask("published", keys=keys)
             assert [each.epoch for each in logs.framings(node.node_url, group) if each.is_commit] == [0, 1, 1]
@@ -249,15 +257,15 @@ def test_a_real_client_commits_first(node: LocalXmtp, start: Start, tmp_path: Pa
             assert info is not None
             assert (info.epoch, info.state.value, info.undecryptable) == (3, "active", 0)
             for device in (first, second):
-                await _until(lambda device=device: device.do("get_consent", "inbox", somebody) == "denied", device)
+                await until(lambda device=device: device.do("get_consent", "inbox", somebody) == "denied", device)
                 facts = device.do("sync_groups")[group]
                 assert (facts["epoch"], facts["epoch_authenticator"]) == (3, info.epoch_authenticator)
                 assert message in device.do("raw_messages", group)
                 assert key in str(facts["members"])
             # Once more, so that nothing is left of the one that lost.
             again = await client.send_sync_message(bytes.fromhex(_denial("e1" * 32)))
-            await _until(lambda: again in first.do("raw_messages", group), first)
-            ids = [each.id for each in await client.sync_messages(group)]
+            await until(lambda: again in first.do("raw_messages", group), first)
+            ids = [each.id for each in await client.sync_group_messages(group)]
             assert len(set(ids)) == len(ids)
             assert {message, again} < set(ids)
 
@@ -266,8 +274,7 @@ def test_a_real_client_commits_first(node: LocalXmtp, start: Start, tmp_path: Pa
 
 def test_ours_is_killed_after_any_call(proxy: Proxy, start: Start) -> None:
     """The node has done what it was asked to, and the answer is lost with the process; the next one goes on from there."""
-    real = start("alice", device_sync=True)
-    real.do("inbox_id")
+    real = _founder(start)
     before = real.do("installation_id")
     for method in ("UploadKeyPackage", "PublishIdentityUpdate", "SendGroupMessages", "SendWelcomeMessages"):
         proxy.lose(method, 1_000_000)
@@ -352,10 +359,11 @@ def test_a_sync_group_that_a_foreign_inbox_comes_to_is_not_used_any_more(start: 
 
 def test_a_real_client_is_revoked_and_not_heard_any_more(node: LocalXmtp, start: Start) -> None:
     """There is a fresh sync group without it, which the other ones use."""
-    revoked = start("alice", "to be revoked", device_sync=True)
+    revoked = _founder(start)
     inbox, key = revoked.do("inbox_id"), revoked.do("installation_id")
     other = start("alice", "other", device_sync=True)
     other.do("inbox_id")
+    sync_until(lambda: len(revoked.do("sync_groups")) == 2, revoked, other)
     ours = _ours(start)
     group, _ = _last_group(ours)
     sync_until(lambda: len(ours.do("device_said")) == 2, revoked, other, ours)
@@ -377,10 +385,11 @@ def test_a_real_client_is_revoked_and_not_heard_any_more(node: LocalXmtp, start:
 
 def test_a_real_client_revokes_another_one(start: Start) -> None:
     """Once ours sees that, it makes a fresh sync group, as real ones do not."""
-    revoked = start("alice", "to be revoked", device_sync=True)
+    revoked = _founder(start)
     key = revoked.do("installation_id")
     other = start("alice", "other", device_sync=True)
     other.do("inbox_id")
+    sync_until(lambda: len(revoked.do("sync_groups")) == 2, revoked, other)
     ours = _ours(start)
     group, _ = _last_group(ours)
     sync_until(lambda: group in other.do("sync_groups"), other)

@@ -16,17 +16,26 @@ from xmtp_history import (
     ArchiveLimitExceeded,
     ArchiveNotFound,
     ArchiveTruncated,
+    InstallationInUse,
     InvalidRecords,
     NetworkError,
+    NoOtherInstallation,
     NotAnArchive,
+    NotRegistered,
     StoreKeyError,
     StoreLocked,
     SyncError,
+    SyncRefused,
+    SyncTimeout,
+    TooManyInstallations,
     UnsupportedArchiveVersion,
     XmtpHistoryError,
     __version__,
 )
 from xmtp_history.cli import (
+    _client_commands,
+    _demo_command,
+    _keep_command,
     _read_commands,
     _serve_command,
     _server_commands,
@@ -61,9 +70,15 @@ EXIT_CODES: dict[type[BaseException], int] = {
     ArchiveLimitExceeded: 13,
     InvalidRecords: 14,
     StoreLocked: 15,
+    InstallationInUse: 15,
     FileExistsError: 16,
     NetworkError: 17,
     SyncError: 18,
+    NoOtherInstallation: 19,
+    SyncTimeout: 19,
+    SyncRefused: 20,
+    NotRegistered: 21,
+    TooManyInstallations: 21,
     KeyboardInterrupt: 130,
     BrokenPipeError: 141,
     Terminated: 143,
@@ -90,10 +105,11 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="xmtp-history %(version)s")
 def cli() -> None:
-    """Read, verify, import, export and transfer XMTP archives, and run a local XMTP.
+    """Keep an XMTP installation and its history; read, write and transfer archives; run a local XMTP.
 
     Keys come from a file or from the environment, never from the command line: XMTP_ARCHIVE_KEY for an archive,
-    XMTP_DB_ENCRYPTION_KEY for a history store. "-" as ARCHIVE reads standard input.
+    XMTP_DB_ENCRYPTION_KEY for a history store or an installation, XMTP_WALLET_KEY for a wallet. "-" as ARCHIVE reads
+    standard input.
     """
 
 
@@ -101,8 +117,11 @@ for _command in (
     *_read_commands.COMMANDS,
     *_write_commands.COMMANDS,
     *_transfer_commands.COMMANDS,
+    *_client_commands.COMMANDS,
+    *_keep_command.COMMANDS,
     *_server_commands.COMMANDS,
     *_serve_command.COMMANDS,
+    *_demo_command.COMMANDS,
 ):
     cli.add_command(_command)
 

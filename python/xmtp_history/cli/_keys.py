@@ -10,12 +10,9 @@ import re
 import secrets
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from xmtp_history.cli._output import warn
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEY_BYTES = 32
 _HEX_KEY = re.compile(rb"(?:0x)?([0-9a-fA-F]{64})")
@@ -75,12 +72,24 @@ def write_new_key(file: Path) -> None:
         raise
 
 
+def is_shown_to_others(descriptor: int, file: Path) -> bool:
+    """Whether an open file can be read by other users, as far as its mode tells.
+
+    Pipes and devices, as in --key-file <(command), have modes that say nothing; and so have credentials of systemd, which
+    are guarded by an access list and by the folder that they are in.
+    """
+    mode = os.fstat(descriptor).st_mode
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not stat.S_ISREG(mode) or (credentials and file.parent == Path(credentials)):
+        return False
+    return bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
 def _read_file(file: Path) -> bytes:
     with file.open("rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
+        shown = is_shown_to_others(stream.fileno(), file)
         content = stream.read(_MOST_READ)
-    # Pipes and devices, as in --key-file <(command), have modes that say nothing.
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if shown:
         warn(f"other users may read the key file {file}: run chmod 600 on it")
     # Raw first: 32 random bytes may begin or end with what looks like a line end.
     key = content if len(content) == KEY_BYTES else _from_hex(content.strip())

@@ -40,6 +40,20 @@ store_key = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 force = click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+log_level = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged, on standard error.",
+)
+log_format = click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    show_default=True,
+    help="How; auto is text on a terminal, else JSON.",
+)
 
 _NS_PER_SECOND = 10**9
 _MIN_NS, _MAX_NS = -(2**63), 2**63 - 1
@@ -92,10 +106,20 @@ def inbox_id(text: str) -> str:
     return _hex_id(text, 32)
 
 
+def installation_id(text: str) -> str:
+    """The id of an installation."""
+    return _hex_id(text, 32)
+
+
 def _hex_id(text: str, size: int) -> str:
     if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * size}}}", text):
         raise click.BadParameter(f"expected {2 * size} hexadecimal characters")
     return text.lower()
+
+
+def wants_json_log(log_format: str) -> bool:
+    """Whether logs are for programs, by ``--log-format``."""
+    return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
 
 
 def source(path: Path) -> Path | BinaryIO:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xmtp_history.cli._keys import KeyProblem
+from xmtp_history.cli._keys import KeyProblem, is_shown_to_others
 from xmtp_history.cli._output import warn
 
 if TYPE_CHECKING:
@@ -77,10 +76,9 @@ def write_secret(file: Path, text: str) -> None:
 
 def _read(file: Path, what: str) -> bytes:
     with file.open("rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
+        shown = is_shown_to_others(stream.fileno(), file)
         content = stream.read(_MOST_READ)
-    # Pipes and devices, as in --token-file <(command), have modes that say nothing.
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if shown:
         warn(f"other users may read the {what} in {file}: run chmod 600 on it")
     return content.strip()
 

@@ -14,11 +14,12 @@ from xmtp_history._errors import GroupError, NetworkError
 from xmtp_history.client._types import GroupState, GroupSyncSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from xmtp_history._errors import XmtpHistoryError
     from xmtp_history.client._core import Core
     from xmtp_history.client._identity import Identity
+    from xmtp_history.client._observer import Observer
     from xmtp_history.client._types import GroupInfo
     from xmtp_history.network import NodeApi
 
@@ -38,15 +39,27 @@ _ROUNDS: Final = 20
 
 
 class Groups:
-    """Syncs the groups of an installation."""
+    """Syncs the groups of an installation.
 
-    def __init__(self, api: NodeApi, core: Core, identity: Identity, installation_id: str) -> None:
+    Args:
+        api: the node.
+        core: the native installation.
+        identity: inboxes.
+        installation_id: the installation.
+        observer: is told what comes, at once and also if the caller is cancelled.
+    """
+
+    def __init__(self, api: NodeApi, core: Core, identity: Identity, installation_id: str, observer: Observer) -> None:
         self._api = api
         self._core = core
         self._identity = identity
         self._installation_key = bytes.fromhex(installation_id)
+        self._observer = observer
         self._turn = asyncio.Lock()
         self._patience = _PATIENCE
+        #: The last message that was handled of each group to be followed, and which groups are sync groups, as last seen.
+        self._cursors: dict[str, int] = {}
+        self._sync_groups: set[str] = set()
 
     async def sync_welcomes(self) -> list[str]:
         """Joins the groups that the installation was added to. Returns their ids."""
@@ -59,12 +72,9 @@ class Groups:
             await self._identity.check_registered()
             await self._welcomes()
             wanted = None if group_ids is None else set(group_ids)
-            groups = [
-                group
-                for group in await self._core.groups()
-                if not group.is_sync_group and (wanted is None or group.id in wanted)
-            ]
-            return await self._receive_all(groups)
+            return await self._receive_all(
+                lambda group: not group.is_sync_group and (wanted is None or group.id in wanted)
+            )
 
     async def sync_sync_groups(self, *, create: bool) -> GroupSyncSummary:
         """Fetches welcomes and the messages of the inbox's sync groups, and sends what is to be sent there.
@@ -72,23 +82,105 @@ class Groups:
         Where a new sync group is wanted and ``create`` is true, it is made.
         """
         async with self._turn:
+            return await self._sync_sync_groups(create=create)
+
+    async def sync_everything(self) -> None:
+        """Syncs sync groups, then conversations. What is wrong with one of these is logged, and waits for the next time."""
+        async with self._turn:
+            await self._sync_sync_groups(create=True)
+            try:
+                await self._receive_all(lambda group: not group.is_sync_group)
+            except (NetworkError, GroupError) as error:
+                if getattr(error, "transient", False):
+                    raise
+                _log.warning("a conversation cannot be read now: %s", error)
+
+    async def sync_news(self, *, welcomes: bool, messages: Mapping[str, int]) -> None:
+        """Fetches what a stream says to be there.
+
+        Args:
+            welcomes: whether there is one.
+            messages: the id of a message in each group that has one.
+        """
+        async with self._turn:
+            behind = {
+                group_id: self._cursors[group_id]
+                for group_id, message_id in messages.items()
+                if self._cursors.get(group_id, message_id) < message_id
+            }
+            from_us = welcomes or not self._sync_groups.isdisjoint(behind)
+            if from_us:
+                # So that nobody is listened to who was revoked a moment ago.
+                await self._identity.check_registered()
+            for group_id in await self._welcomes() if welcomes else ():
+                if group_id in self._cursors:
+                    behind[group_id] = self._cursors[group_id]
+            await self._receive_each(behind)
+            if from_us:
+                await self._tell(create=True)
+
+    async def send_outbox(self) -> None:
+        """Sends what is to be told to the other installations."""
+        async with self._turn:
             await self._identity.check_registered()
-            await self._welcomes()
-            summary = await self._receive_all([group for group in await self._core.groups() if group.is_sync_group])
-            if create:
-                await self._sync_group()
-            await self._send()
-            return summary
+            await self._tell(create=True)
 
     async def send_sync_message(self, content: bytes) -> str:
         """Says something in the primary sync group, which is made if there is none. Returns the message's id."""
         async with self._turn:
-            await self._identity.check_registered()
-            await self._welcomes()
-            primary = await self._sync_group()
+            primary = await self._place_to_talk()
             message_id = str(await self._core.ask("send_sync_message", content, id=primary))
             await self._send()
             return message_id
+
+    async def say(self, call: str, data: bytes = b"", *, to: str | None = None, **request: Any) -> Any:
+        """Makes a message for the primary sync group, which is made if there is none, and sends it.
+
+        Args:
+            call: what makes the message.
+            data: what belongs to the call.
+            to: the installation that it is for; if it is not one of the inbox any more, nothing is said.
+            **request: what belongs to the call.
+
+        Returns:
+            What the call says; None if nothing was said.
+
+        Raises:
+            NetworkError: the node cannot be reached, and nothing was said. If it cannot be reached afterwards, the message
+                is kept and sent later.
+        """
+        async with self._turn:
+            primary = await self._place_to_talk()
+            if to is not None and to not in self._identity.others:
+                return None
+            answer = await self._core.ask(call, data, id=primary, **request)
+            try:
+                await self._send()
+            except NetworkError as error:
+                _log.warning("what was said in the sync group is sent later: %s", error)
+            return answer
+
+    async def followed(self) -> list[GroupInfo]:
+        """The groups whose messages are worth fetching."""
+        return [group for group in await self._listed() if group.state in _FOLLOWED]
+
+    async def _place_to_talk(self) -> str:
+        await self._identity.check_registered()
+        await self._welcomes()
+        return await self._sync_group()
+
+    async def _listed(self) -> list[GroupInfo]:
+        groups = await self._core.groups()
+        self._cursors = {group.id: group.cursor for group in groups if group.state in _FOLLOWED}
+        self._sync_groups = {group.id for group in groups if group.is_sync_group}
+        return groups
+
+    async def _sync_sync_groups(self, *, create: bool) -> GroupSyncSummary:
+        await self._identity.check_registered()
+        await self._welcomes()
+        summary = await self._receive_all(lambda group: group.is_sync_group)
+        await self._tell(create=create)
+        return summary
 
     # --- welcomes -------------------------------------------------------------------------------------------------------
 
@@ -107,6 +199,9 @@ class Groups:
                 _log.warning("a welcome was dropped: %s", reason)
             if welcomed["cursor"] == cursor or not (welcomed["more"] or welcomed["missing"]):
                 break
+        if joined:
+            groups = await self._listed()
+            self._observer.joined(sum(group.is_sync_group for group in groups if group.id in set(joined)))
         # After welcomes a new key package is due.
         await self._identity.upload_key_package()
         return joined
@@ -116,7 +211,8 @@ class Groups:
         fresh: set[str] = set()
         before: dict[str, list[Any]] = {}
         while True:
-            result: dict[str, Any] = await self._core.ask(call, answer, fresh=sorted(fresh), **request)
+            tell = self._observer.received if call == "receive_messages" else None
+            result: dict[str, Any] = await self._core.ask(call, answer, tell=tell, fresh=sorted(fresh), **request)
             # What came before the entry that misses them is done, and is not told again.
             for name in _TOLD_ONCE & result.keys():
                 result[name] = before[name] = before.get(name, []) + result[name]
@@ -133,20 +229,28 @@ class Groups:
 
     # --- messages -------------------------------------------------------------------------------------------------------
 
-    async def _receive_all(self, groups: list[GroupInfo]) -> GroupSyncSummary:
-        followed = [group for group in groups if group.state in _FOLLOWED]
+    async def _receive_all(self, wanted: Callable[[GroupInfo], bool]) -> GroupSyncSummary:
+        followed = [group for group in await self._listed() if group.state in _FOLLOWED and wanted(group)]
         if not followed:
             return GroupSyncSummary(0, 0)
         newest = await self._api.newest_group_messages([bytes.fromhex(group.id) for group in followed])
         pairs = zip(followed, newest, strict=True)
-        behind = [group for group, message_id in pairs if message_id is not None and message_id > group.cursor]
+        behind = {
+            group.id: group.cursor
+            for group, message_id in pairs
+            if message_id is not None and message_id > group.cursor
+        }
+        return GroupSyncSummary(len(followed), await self._receive_each(behind))
+
+    async def _receive_each(self, behind: Mapping[str, int]) -> int:
+        """Reads groups from after a cursor each. Returns how many were read to their end."""
         gate = asyncio.Semaphore(_AT_ONCE)
         failed: list[XmtpHistoryError] = []
 
-        async def receive(group: GroupInfo) -> bool:
+        async def receive(group_id: str, cursor: int) -> bool:
             async with gate:
                 try:
-                    return await self._receive(group.id, group.cursor)
+                    return await self._receive(group_id, cursor)
                 except (NetworkError, GroupError) as error:
                     if getattr(error, "transient", False):
                         raise
@@ -158,12 +262,12 @@ class Groups:
         tasks: list[asyncio.Task[bool]] = []
         try:
             async with asyncio.TaskGroup() as running:
-                tasks.extend(running.create_task(receive(group)) for group in behind)
+                tasks.extend(running.create_task(receive(group_id, cursor)) for group_id, cursor in behind.items())
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_error(errors) from None
         if failed:
             raise failed[0]
-        return GroupSyncSummary(len(followed), sum(task.result() for task in tasks))
+        return sum(task.result() for task in tasks)
 
     async def _receive(self, group_id: str, cursor: int) -> bool:
         """Reads a group to its end. Returns whether it got there."""
@@ -173,6 +277,7 @@ class Groups:
             for _, reason in received["refused"]:
                 _log.warning("a commit in group %s was refused: %s", group_id, reason)
             group = received["group"]
+            self._cursors[group_id] = group["cursor"]
             if group["reason"] and group["state"] != "removed":
                 _log.warning("group %s is %s: %s", group_id, group["state"], group["reason"])
             if received["missing"]:
@@ -183,6 +288,13 @@ class Groups:
 
     # --- sending --------------------------------------------------------------------------------------------------------
 
+    async def _tell(self, *, create: bool) -> None:
+        """Sends everything that is to be sent; with ``create``, what the other installations are to be told as well."""
+        if create:
+            primary = await self._sync_group()
+            await self._core.ask("flush_outbox", tell=self._observer.told, id=primary)
+        await self._send()
+
     async def _sync_group(self) -> str:
         """The primary sync group; a new one where one is wanted."""
         groups = await self._core.ask("sync_groups")
@@ -192,7 +304,12 @@ class Groups:
         others = await self._core.ask("other_installations")
         # The empty answer says that nobody was asked for.
         packages = await self._api.fetch_key_packages([bytes.fromhex(other) for other in others]) if others else b""
-        return str(await self._core.ask("create_sync_group", packages, others=others))
+        return str(await self._core.ask("create_sync_group", packages, tell=self._made, others=others))
+
+    def _made(self, group_id: str) -> None:
+        self._cursors.setdefault(group_id, 0)
+        self._sync_groups.add(group_id)
+        self._observer.made()
 
     async def _send(self) -> None:
         """Sends what is intended, and looks for it, until nothing is left or somebody keeps being faster."""
@@ -231,7 +348,7 @@ class Groups:
                 again = True
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first of errors that happened together."""
     error: BaseException = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error

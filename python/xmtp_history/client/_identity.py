@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 #: More installations XMTP's clients do not start (identity specification, section 1.5).
 MAX_INSTALLATIONS: Final = 10
+#: What was asked for so long ago is recent, seconds.
+_RECENT_SECONDS: Final = 1.0
 
 
 def inbox_id_of(address: str, nonce: int) -> str:
@@ -61,6 +65,10 @@ class Identity:
         self._core = core
         self._inbox_id = inbox_id
         self._installation_id = installation_id
+        #: The other installations of the inbox, when it was last looked at.
+        self.others: frozenset[str] = frozenset()
+        #: When the node was last asked for the inbox's own log, by the event loop's clock.
+        self._asked_at = -math.inf
 
     async def fetch(self, inbox_ids: Iterable[str]) -> set[str]:
         """Fetches what is new in inboxes' logs. What does not verify is not kept.
@@ -76,6 +84,7 @@ class Identity:
         wanted = sorted(set(inbox_ids))
         if not wanted:
             return set()
+        now = asyncio.get_running_loop().time()
         cursors = await self._core.ask("identity_cursors", inbox_ids=wanted)
         fetched: set[str] = set(wanted)
         answers = await self._api.get_identity_updates(list(zip(wanted, cursors, strict=True)))
@@ -90,6 +99,8 @@ class Identity:
             for inbox_id in ingested["undecided"]:
                 _log.warning("signatures of a contract wallet in the log of inbox %s cannot be verified now", inbox_id)
                 fetched.discard(inbox_id)
+        if self._inbox_id in fetched:
+            self._asked_at = now
         return fetched
 
     async def is_behind(self, wanted: Mapping[str, int]) -> bool:
@@ -110,19 +121,32 @@ class Identity:
         """The state of an inbox; None if it does not exist, as far as is known."""
         if refresh:
             await self.fetch([inbox_id])
-        return await self._core.inbox_state(inbox_id)
+        state = await self._core.inbox_state(inbox_id)
+        if state is not None and inbox_id == self._inbox_id:
+            self.others = frozenset(info.id for info in state.installations) - {self._installation_id}
+        return state
 
     async def is_registered(self, *, refresh: bool) -> bool:
         """Whether the installation belongs to its inbox."""
         return _has(await self.state(self._inbox_id, refresh=refresh), self._installation_id)
 
-    async def check_registered(self) -> None:
+    async def had(self, installation_id: str) -> bool:
+        """Whether an installation belonged to the inbox a second ago; for what is checked again before it counts."""
+        return _has(await self.state(self._inbox_id, refresh=self._is_stale()), installation_id)
+
+    def _is_stale(self) -> bool:
+        return asyncio.get_running_loop().time() - self._asked_at > _RECENT_SECONDS
+
+    async def check_registered(self, *, recently: bool = False) -> None:
         """Makes sure that the installation belongs to its inbox.
+
+        Args:
+            recently: whether it serves that it did a second ago.
 
         Raises:
             NotRegistered: it does not.
         """
-        if not await self.is_registered(refresh=True):
+        if not await self.is_registered(refresh=not recently or self._is_stale()):
             raise NotRegistered(
                 "the installation was revoked, or never registered; register a new one in a new database"
             )

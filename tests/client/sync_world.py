@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,8 +21,8 @@ from support.faulty_server import FaultyServer
 from support.history_server import make_server
 from support.node_client import quiet_port
 from support.public import listing, public
-from xmtp_history import Client, EoaSigner, History, HistoryServer, LocalNode
-from xmtp_history.client import _imports, _tasks, _transfers, _worker
+from xmtp_history import Client, EoaSigner, History, HistoryServer, LocalNode, Message
+from xmtp_history.client import _imports, _requests, _tasks, _transfers, _worker
 from xmtp_history.sync import _retry
 
 _Result = TypeVar("_Result")
@@ -106,7 +107,7 @@ class World:
         await self.node.start()
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {"history_sync_url": self.url, "auto_history_sync": False, "sync_interval": 0.1} | options
+        return {"history_sync_url": self.url, "auto_history_sync": False, "sync_interval": 0.3} | options
 
     def store(self, name: str) -> History:
         """The store of an installation, opened beside it."""
@@ -131,16 +132,17 @@ async def world(path: Path, server: FaultyServer | HistoryServer | None = None, 
 
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
-    """Short waits between the tries of a transfer, of a task, and of the worker."""
+    """Short waits between the tries of a transfer, of a task, and of the worker, and for further answers."""
     real = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
-        await real(min(seconds / 100, 0.05))
+        await real(min(seconds / 100, 0.01))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_retry, "_sleep", sleep)
         patch.setattr(_tasks, "_delay", lambda attempts: 0.02 * attempts)
         patch.setattr(_tasks, "_LONGEST_SLEEP", 0.05)
+        patch.setattr(_requests, "_GRACE_SECONDS", 0.3)
         patch.setattr(_worker, "_RESTART_SECONDS", 0.05)
         patch.setattr(_worker, "_LONGEST_RESTART_SECONDS", 0.2)
         yield
@@ -243,16 +245,21 @@ def fill(history: History, *, first: int = 0, count: int = MANY, size: int = 0) 
         count: how many messages.
         size: how many bytes of content each of them has; a short text if 0.
     """
-    choice = random.Random(first)
-    conversations = [public(group(first + 1)), public(dm(first + 2))]
-    records = []
-    for number in range(first, first + count):
-        content = encoded("attachment", choice.randbytes(size)) if size else text_content(f"message {number}")
-        records.append(public(message(number, first + 1 + number % 2, content=content)))
-    history.add_conversations(conversations)  # type: ignore[arg-type]
-    history.add_messages(records)  # type: ignore[arg-type]
+    history.add_conversations([public(group(first + 1)), public(dm(first + 2))])  # type: ignore[list-item]
+    history.add_messages(_messages(first, count, size))
     decisions = [consent(group_id(first + 1)), consent(group_id(first + 2), 3), consent(SPAMMER, 3, entity_type=2)]
     history.set_consents([public(each) for each in decisions])  # type: ignore[misc]
+
+
+@lru_cache(maxsize=4)
+def _messages(first: int, count: int, size: int) -> list[Message]:
+    choice = random.Random(first)
+    contents = (
+        encoded("attachment", choice.randbytes(size)) if size else text_content(f"message {number}")
+        for number in range(first, first + count)
+    )
+    records = (message(first + n, first + 1 + n % 2, content=content) for n, content in enumerate(contents))
+    return [public(record) for record in records]  # type: ignore[misc]
 
 
 def held(history: History) -> dict[str, Any]:

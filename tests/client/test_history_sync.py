@@ -615,19 +615,25 @@ def test_files_of_the_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("xmtp_history._io._PROGRESS_INTERVAL", 0.0)
         async with world(tmp_path) as here:
             old, new = await here.open("old"), await here.open("new")
-            fill(old.history, count=20_000)
+            fill(old.history, count=60_000)
             path, whole = tmp_path / "archive.xmtp", tmp_path / "whole.xmtp"
             await old.create_archive(whole, bytes(32))
             for work, begun in (
                 (lambda note: old.create_archive(path, bytes(32), on_progress=note), "export"),
                 (lambda note: new.import_archive(whole, bytes(32), on_progress=note), "import"),
             ):
+                tasks_of: list[asyncio.Task[Any]] = []
                 phases: list[str] = []
-                task = asyncio.create_task(work(lambda each, phases=phases: phases.append(each.phase)))
-                await until(lambda phases=phases: phases)
-                task.cancel()
+
+                def note(
+                    each: Progress, phases: list[str] = phases, tasks_of: list[asyncio.Task[Any]] = tasks_of
+                ) -> None:
+                    phases.append(each.phase)
+                    tasks_of[0].cancel()
+
+                tasks_of.append(asyncio.create_task(work(note)))
                 with pytest.raises(asyncio.CancelledError):
-                    await task
+                    await tasks_of[0]
                 assert phases[0] == begun
             assert not path.exists()
             assert [name for name in os.listdir(tmp_path) if "partial" in name] == []  # noqa: PTH208

@@ -253,7 +253,7 @@ def test_never_there(tmp_path: Path) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("fault", ["refused", "unavailable", "lost", "hanging"])
+@pytest.mark.parametrize("fault", ["refused", "lost", "hanging"])
 @pytest.mark.parametrize("method", METHODS)
 def test_each_call_fails(tmp_path: Path, impatient: None, method: str, fault: str) -> None:
     """Of either side, at several moments, while history and a decision are on their way."""
@@ -262,7 +262,6 @@ def test_each_call_fails(tmp_path: Path, impatient: None, method: str, fault: st
         async with world(tmp_path, FaultyServer(tus=False)) as here, FaultyNode(here.node_url) as node:
             failure = {
                 "refused": fail(grpc.StatusCode.INVALID_ARGUMENT),
-                "unavailable": fail(grpc.StatusCode.UNAVAILABLE),
                 "lost": lost(node, path_of(method)),
                 "hanging": hang,
             }[fault]

@@ -70,6 +70,7 @@ from xmtp_history import (
     SyncRefused,
     SyncTimeout,
 )
+from xmtp_history.client import _answers, _imports
 
 TENTHS = range(1, 10)
 
@@ -128,6 +129,27 @@ async def _attempted(client: Client, times: int) -> list[dict[str, Any]]:
     return [task for task in await tasks(client) if task["attempts"] >= times]
 
 
+@pytest.mark.parametrize(("method", "module"), [("POST", _answers), ("GET", _imports)])
+def test_it_is_given_up_in_the_end(tmp_path: Path, method: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been tried for days is said not to come, to whoever asked for it."""
+
+    async def main() -> None:
+        monkeypatch.setattr(module, "_EXPIRY_NS", 0)
+        monkeypatch.setattr(module, "_FEWEST_TRIES", 3)
+        async with world(tmp_path, FaultyServer(tus=False)) as here:
+            old, new = await two(here)
+            always(here.server, method, status(503))
+            async with following(new) as events:
+                with pytest.raises(SyncRefused if method == "POST" else ArchiveExpired):
+                    await new.sync_history(timeout=20)
+                failed = await events.first(HistorySyncFailed)
+                assert (failed.sent_by_installation, failed.reason) == (old.installation_id, "expired")
+            assert await tasks(old) == await tasks(new) == []
+            assert_nothing(new)
+
+    run(main)
+
+
 @pytest.mark.parametrize("codes", [[500, 503], [408, 425, 429], [502, 504]])
 def test_errors_of_the_server_pass(tmp_path: Path, codes: list[int]) -> None:
     async def main() -> None:
@@ -149,7 +171,7 @@ def test_a_server_that_never_answers(tmp_path: Path) -> None:
         async with world(tmp_path, FaultyServer(tus=False)) as here:
             old, new = await two(here)
             here.server.faults = [on("POST", stall)] * 2 + [on("GET", stall)] * 2
-            with hasty():
+            with hasty(0.15):
                 assert (await new.sync_history(timeout=30)).archives == 1
             assert_same(old, new)
 
@@ -193,7 +215,7 @@ async def _dripping(server: FaultyServer, exchange: Exchange) -> None:
     step = len(body) // 8 + 1
     for start in range(0, len(body), step):
         await exchange.send(body[start : start + step])
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.08)
 
 
 @pytest.mark.parametrize("fault", ["413", "413 early", "400 of the reference", "by ours", "by the policy"])
@@ -778,7 +800,7 @@ def test_a_timeout_while_it_comes_down(tmp_path: Path) -> None:
         async with world(tmp_path, FaultyServer(on("GET", stall), tus=False)) as here:
             old, new = await two(here)
             with pytest.raises(SyncTimeout):
-                await new.sync_history(timeout=1)
+                await new.sync_history(timeout=0.5)
             assert_nothing(new)
             assert old.history.counts().messages == MANY
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from client.clients import handed_on
 from client.clients import held as held_answer
 from client.sync_world import MANY, SPAMMER, fill, following, run, until, world
 from network.faulty_node import FaultyNode
@@ -76,6 +77,30 @@ def test_ticks_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             new = await here.open("new")
             await new.sync_history(timeout=20)
             assert new.history.counts().messages == MANY
+
+    run(main)
+
+
+def test_a_node_that_tells_before_it_gives(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path) as here, FaultyNode(here.node_url) as node:
+            old = await here.open("old", node=node.url, **STREAMS_ONLY)
+            new = await here.open("new", **STREAMS_ONLY)
+            await until(lambda: old.metrics().init and old.metrics().sync_group_welcomes_processed)
+            await until(lambda: new.metrics().hmac_received)
+
+            async def nothing_yet(_request: bytes, _context: object) -> bytes:
+                return b""
+
+            node.answer("QueryGroupMessages", nothing_yet, handed_on(node, "QueryGroupMessages"))
+            about = (ConsentEntityType.INBOX_ID, "ab" * 32)
+            await new.preferences.set_consent_state(*about, ConsentState.DENIED)
+
+            async def has_come() -> bool:
+                return await old.preferences.get_consent_state(*about) is ConsentState.DENIED
+
+            await until(has_come)
+            assert len(node.calls_of("QueryGroupMessages")) > 1
 
     run(main)
 

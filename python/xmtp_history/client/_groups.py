@@ -95,12 +95,15 @@ class Groups:
                     raise
                 _log.warning("a conversation cannot be read now: %s", error)
 
-    async def sync_news(self, *, welcomes: bool, messages: Mapping[str, int]) -> None:
+    async def sync_news(self, *, welcomes: bool, messages: Mapping[str, int]) -> dict[str, int]:
         """Fetches what a stream says to be there.
 
         Args:
             welcomes: whether there is one.
             messages: the id of a message in each group that has one.
+
+        Returns:
+            Those of the messages that the node did not give when it was asked for them.
         """
         async with self._turn:
             behind = {
@@ -118,6 +121,7 @@ class Groups:
             await self._receive_each(behind)
             if from_us:
                 await self._tell(create=True)
+            return {group_id: last for group_id, last in messages.items() if self._cursors.get(group_id, last) < last}
 
     async def send_outbox(self) -> None:
         """Sends what is to be told to the other installations."""

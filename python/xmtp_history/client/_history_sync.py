@@ -221,7 +221,7 @@ class HistorySyncCalls:
     ) -> ArchiveReport:
         """Exports the history to an archive; see :meth:`History.create_archive`. The event loop goes on meanwhile.
 
-        If it is cancelled, a path stays as it was.
+        If it is cancelled before everything is there, a path stays as it was.
 
         Args:
             target: a path, or a binary file object.

@@ -41,6 +41,8 @@ _RECOVERED_SECONDS: Final = 60.0
 _MOST_STREAMED: Final = 8_000
 #: Ticks come up to so much earlier and later, so that clients do not all come at once.
 _JITTER: Final = 0.2
+#: How long a node may not give what it has told, seconds; what takes longer comes with a tick.
+_LAG_SECONDS: Final = 0.5
 #: How long closing waits for what was cancelled, seconds.
 _CLOSING_SECONDS: Final = 2.0
 
@@ -102,6 +104,8 @@ class SyncWorker:
         self._everything = True
         self._welcomes = False
         self._messages: dict[str, int] = {}
+        #: Messages that the node has told and not given.
+        self._missed: dict[str, int] = {}
         self._outbox = False
         self._unfollowed = True
         self._stream: GroupStream | None = None
@@ -325,10 +329,15 @@ class SyncWorker:
             welcomes, messages = self._welcomes, self._messages
             self._welcomes, self._messages = False, {}
             try:
-                await self._groups.sync_news(welcomes=welcomes, messages=messages)
+                missing = await self._groups.sync_news(welcomes=welcomes, messages=messages)
             except BaseException:
                 self._everything = True
                 raise
+            # Asked for a moment later, the node may show what it has told; once, since groups may have other reasons.
+            later = {group_id: last for group_id, last in missing.items() if self._missed.get(group_id) != last}
+            if later:
+                self._missed = missing
+                asyncio.get_running_loop().call_later(_LAG_SECONDS, self._look_again, later)
         if self._outbox:
             self._outbox = False
             try:
@@ -343,6 +352,10 @@ class SyncWorker:
             except BaseException:
                 self._unfollowed = True
                 raise
+
+    def _look_again(self, messages: dict[str, int]) -> None:
+        self._messages = messages | self._messages
+        self._wanted.set()
 
     async def _look_at_everything(self) -> None:
         self._everything = self._welcomes = self._outbox = False

@@ -331,7 +331,7 @@ def test_nobody_who_answers(owner: Owner) -> None:
     new = owner.register("new")
     result = owner.run("sync", "--db", new, "--timeout", "2")
     assert result.code == 19
-    assert "the other installation has not answered" in result.sentence
+    assert "1 other installation has not answered" in result.sentence
     assert not any(pin in result.sentence for pin in pins_of(new))
     # The request stays.
     shown = owner.run("status", "--db", new, "--offline", "--json").json

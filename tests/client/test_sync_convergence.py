@@ -188,7 +188,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Ru
         runner.run(stack.aclose())
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(script=SCRIPTS)
 def test_any_order(three: tuple[asyncio.Runner, Three], script: list[Any]) -> None:
     runner, installations = three

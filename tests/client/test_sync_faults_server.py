@@ -278,19 +278,18 @@ def test_refused_for_good(tmp_path: Path) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("tenths", [TENTHS, [*TENTHS] * 2])
-def test_cut_off_on_the_way_up(tmp_path: Path, tenths: list[int]) -> None:
-    """At each tenth; twice so is more than one upload tries by itself."""
+def test_cut_off_on_the_way_up(tmp_path: Path) -> None:
+    """At each tenth, and at each again, which is more than one upload tries by itself."""
 
     async def main() -> None:
         async with world(tmp_path, FaultyServer(tus=False)) as here:
             old, new = await two(here)
             size = (await old.send_sync_archive("size")).size
             here.server.requests.clear()
-            here.server.faults = [on("POST", drop(size * tenth // 10)) for tenth in tenths]
+            here.server.faults = [on("POST", drop(size * tenth // 10)) for tenth in [*TENTHS] * 2]
             report = await new.sync_history(timeout=30)
             assert (report.archives, len(here.server.files)) == (1, 2)
-            assert len(posts(here.server)) == len(tenths) + 1
+            assert len(posts(here.server)) == 2 * len(TENTHS) + 1
             assert_same(old, new)
             assert len(await heard(new, REPLY)) == 2, "with the one that was for its size only"
 
@@ -642,27 +641,28 @@ def _key(fields: dict[int, Any]) -> bytes:
     return key
 
 
-@pytest.mark.parametrize("url", [None, ""])
-def test_no_server(tmp_path: Path, url: str | None) -> None:
+def test_no_server(tmp_path: Path) -> None:
     """Nothing is sent for which there is no server."""
 
     async def main() -> None:
         async with world(tmp_path) as here:
             old = await here.open("old")
             fill(old.history)
-            new = await here.open("new", history_sync_url=url)
-            await meet(old, new)
-            for call in (new.sync_history, new.sync_messages, new.sync_consent, new.send_sync_request):
+            news = [await here.open(f"new {url}", history_sync_url=url) for url in (None, "")]
+            await meet(old, *news)
+            for new in news:
+                for call in (new.sync_history, new.sync_messages, new.sync_consent, new.send_sync_request):
+                    with pytest.raises(NoHistoryServer):
+                        await call()
                 with pytest.raises(NoHistoryServer):
-                    await call()
-            with pytest.raises(NoHistoryServer):
-                await new.send_sync_archive("pin")
-            assert await heard(new, REQUEST, REPLY) == []
+                    await new.send_sync_archive("pin")
+            assert await heard(old, REQUEST, REPLY) == []
             # One may be named with the call, if the others are asked to send there.
-            async with following(new) as events:
-                await new.send_sync_request(server_url=here.url)
-                await events.first(HistoryImported)
-            assert_same(old, new)
+            for new in news:
+                async with following(new) as events:
+                    await new.send_sync_request(server_url=here.url)
+                    await events.first(HistoryImported)
+                assert_same(old, new)
 
     run(main)
 
@@ -765,13 +765,11 @@ def test_redirects_to_another_server_are_followed(tmp_path: Path) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("where", ["up", "down"])
-def test_what_is_not_http(tmp_path: Path, where: str) -> None:
+def test_what_is_not_http(tmp_path: Path) -> None:
     async def main() -> None:
         async with world(tmp_path, FaultyServer(tus=False)) as here:
             old, new = await two(here)
-            method = "POST" if where == "up" else "GET"
-            here.server.faults = [on(method, raw(b"SSH-2.0-OpenSSH_9.2\r\n"))] * 3
+            here.server.faults = [on(method, raw(b"SSH-2.0-OpenSSH_9.2\r\n")) for method in ("POST", "GET") * 3]
             await new.sync_history(timeout=30)
             assert_same(old, new)
 

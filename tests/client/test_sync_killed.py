@@ -384,7 +384,7 @@ def test_killed_between_any_two_steps_of_importing(tmp_path: Path, forks: subpro
         async with world(tmp_path, FaultyServer(tus=False)) as here:
             old = await here.open("old")
             fill(old.history)
-            for steps in range(0, 95, 8):
+            for steps in range(0, 95, 9):
                 name = f"new-{steps}"
                 async with mortal(here, name, forks) as new:
                     await new.run("asks", steps)

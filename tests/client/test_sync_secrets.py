@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
 from pathlib import Path
@@ -141,7 +140,6 @@ async def _by_hand(old: Client, new: Client, here: World, witness: Witness) -> N
     for url in ("", "http://user:a secret password@127.0.0.1:1", "nowhere"):
         await witness.attempt(new.send_sync_request(server_url=url))
         await witness.attempt(old.send_sync_archive("a fifth pin by hand", server_url=url))
-    await asyncio.sleep(0)
 
 
 def test_secrets_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

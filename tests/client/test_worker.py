@@ -451,7 +451,7 @@ def test_what_an_operator_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture
                 report = await new.sync_history(timeout=20)
             refuses = await here.open("refuses", history_sync_url=None)
             await new.send_sync_request()
-            await until(lambda: refuses.metrics().refusals_sent)
+            await until(lambda: refuses.metrics().refusals_sent and new.metrics().refusals_received)
             (archive, *_) = new.list_available_archives()
             _, key = await new._parts.core.call(
                 "sync_task_key", message_id=(await new._parts.core.ask("sync_reply", pin=report.pin))["message_id"]

@@ -12,7 +12,6 @@ import itertools
 import json
 import secrets
 import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -29,11 +28,9 @@ from plan import LIBRARY, LIBXMTP, NEW_LIBXMTP, OLD_LIBXMTP
 _HERE = Path(__file__).resolve().parent
 _READY_S = 60.0
 _DEADLINE_S = 900.0
-_LOOK_S = 0.02
+_LOOK_S = 0.05
 #: How long both have nothing to say to each other before anything is measured.
 _QUIET_S = 1.0
-_SYNC_GROUP = 3
-_APPLICATION = 1
 
 #: What the old and the new installation are of.
 SIDES = {
@@ -74,9 +71,18 @@ class Servers:
         shutil.rmtree(self._data, ignore_errors=True)
 
     def noted(self) -> list[tuple[str, float]]:
-        """What has come by since the last time: names and times."""
+        """What has come by so far: names and times."""
         noted: list[tuple[str, float]] = json.loads(self._child.ask("noted", _READY_S))
         return noted
+
+    def wait_for(self, wanted: str) -> None:
+        """Waits until something has come by, and nothing else for a while."""
+
+        def quiet() -> bool:
+            noted = self.noted()
+            return any(name == wanted for name, _ in noted) and time.monotonic() - noted[-1][1] > _QUIET_S
+
+        _until(quiet, f"no {wanted} has come to the node")
 
 
 class Installation:
@@ -84,11 +90,10 @@ class Installation:
 
     def __init__(self, subject: str, servers: Servers, database: Path, account: str, *, quiet: bool = False) -> None:
         self.subject = subject
-        self._database = database
         command = [sys.executable, str(_HERE / "history_sync_child.py"), subject, servers.node, servers.server]
         command += [str(database), account, *(["quiet"] if quiet else [])]
         self._child = Child(command, database.parent, {"RUST_LOG": "off"})
-        self._id: str = self._answer(self._child.line(_READY_S))["installation_id"]
+        self._answer(self._child.line(_READY_S))
         self.idle = 0
 
     def close(self) -> None:
@@ -110,41 +115,9 @@ class Installation:
         if self.subject == LIBXMTP:
             self.ask("fetch")
 
-    def groups(self) -> int:
-        """How many groups of the inbox's installations it is in."""
-        if self.subject == LIBXMTP:
-            return self._look("SELECT count(*) FROM groups WHERE conversation_type = ?", _SYNC_GROUP)
-        return int(self.ask("groups")["value"])
-
-    def heard(self) -> int:
-        """How much the others have said there."""
-        if self.subject == LIBXMTP:
-            return self._look(
-                "SELECT count(*) FROM group_messages WHERE kind = ? AND sender_installation_id != ?"
-                " AND group_id IN (SELECT id FROM groups WHERE conversation_type = ?)",
-                *(_APPLICATION, bytes.fromhex(self._id), _SYNC_GROUP),
-            )
-        return int(self.ask("heard")["value"])
-
     def count(self) -> int:
-        """How many messages it has in conversations."""
-        if self.subject == LIBXMTP:
-            return self._look(
-                "SELECT count(*) FROM group_messages WHERE kind = ?"
-                " AND group_id NOT IN (SELECT id FROM groups WHERE conversation_type = ?)",
-                *(_APPLICATION, _SYNC_GROUP),
-            )
+        """How many messages it has."""
         return int(self.ask("count")["value"])
-
-    def has(self, messages: int) -> bool:
-        """Whether it has as many messages, for a libxmtp; costs next to nothing before it is so."""
-        last = self._look("SELECT coalesce(max(rowid), 0) FROM group_messages")
-        return last >= messages and self.count() >= messages
-
-    def _look(self, query: str, *values: int | bytes) -> int:
-        with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=10)) as connection:
-            (number,) = connection.execute(query, values).fetchone()
-        return int(number)
 
     def begin(self) -> None:
         """From here on memory counts."""
@@ -190,21 +163,26 @@ def sync(subject: str, size: int, folder: Path) -> Outcome:
             filled.ask("load", str(source), dataset.KEY.hex())
         old = stack.enter_context(closing(Installation(old_subject, servers, place / "old.db3", account)))
         old.fetch()
-        _until(lambda: old.groups() == 1, "the old one makes no group")
+        servers.wait_for("commit")
         new = stack.enter_context(closing(Installation(new_subject, servers, place / "new.db3", account)))
         new.fetch()
-        _until(lambda: old.groups() == 2 and new.heard() > 0, "they do not meet")
-        time.sleep(_QUIET_S)
-        servers.noted()
+        # The old one has joined the new one's group, and greets it.
+        servers.wait_for("message")
+        last = _last(source) if new_subject == LIBXMTP else ""
         old.begin()
         new.begin()
-        asked = new.ask("ask")
+        asked = new.ask("ask", last)
         began, ended = asked["began"], asked["ended"]
-        if new_subject == LIBXMTP:
-            _until(lambda: new.has(size), "the new one does not get everything")
-            ended = time.monotonic()
         memory = old.added(), new.added()
         return Outcome(ended - began, new.count(), _steps(began, ended, servers.noted()), memory)
+
+
+def _last(archive: Path) -> str:
+    """The id of the message that comes last in libxmtp's archives and in ours, which are in the order of the ids."""
+    from xmtp_history import Message, open_archive
+
+    with open_archive(archive, dataset.KEY) as records:
+        return max(record.id for record in records if isinstance(record, Message))
 
 
 def _until(condition: Callable[[], bool], otherwise: str) -> None:

@@ -24,6 +24,8 @@ from typing import IO, Any
 _KEY = bytes(range(32))
 #: Between two looks for what others have sent: libxmtp stops at 5,000 requests a minute, and one look is several.
 _PAUSE_SECONDS = 0.05
+#: Between two looks for the last message in the database.
+_LOOK_SECONDS = 0.02
 _TIMEOUT_SECONDS = 600.0
 
 
@@ -32,7 +34,6 @@ class Library:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self.installation_id: str = client.installation_id
 
     @classmethod
     async def create(cls, node: str, server: str, database: str, account: str, *, works: bool) -> Library:
@@ -55,16 +56,7 @@ class Library:
         """Imports an archive from a file."""
         await self._client.import_archive(path, bytes.fromhex(key))
 
-    async def groups(self) -> int:
-        """How many groups of the inbox's installations it is in."""
-        return sum(group.conversation_type == 3 for group in await self._client.groups())
-
-    async def heard(self) -> int:
-        """How much the others have said there."""
-        said = await self._client.sync_group_messages()
-        return sum(message.sender_installation_id != self._client.installation_id for message in said)
-
-    async def ask(self) -> None:
+    async def ask(self, _last: str) -> None:
         """Asks for the history and waits until it is there."""
         await self._client.sync_history(timeout=_TIMEOUT_SECONDS)
 
@@ -83,19 +75,18 @@ class Libxmtp:
     def __init__(self, client: Any, server: str) -> None:
         self._client = client
         self._server = server
-        self.installation_id: str = client.installation_id().hex()
         self._fetching: asyncio.Task[None] | None = None
 
     @classmethod
     async def create(cls, node: str, server: str, database: str, account: str, *, works: bool) -> Libxmtp:
-        """Opens or registers an installation; its database is not encrypted, so that others can look into it."""
+        """Opens or registers an installation."""
         from xmtp_bindings import xmtpv3 as x
 
         key = bytes.fromhex(account)
         address = x.ethereum_address_from_pubkey(x.ethereum_generate_public_key(key)).lower()
         owner = x.FfiIdentifier(identifier=address, identifier_kind=x.FfiIdentifierKind.ETHEREUM)
         api = await x.connect_to_backend(node, None, False, None, "xmtp-history-benches/1", None, None)
-        options = x.DbOptions(db=database, encryption_key=None, max_db_pool_size=None, min_db_pool_size=None)
+        options = x.DbOptions(db=database, encryption_key=_KEY, max_db_pool_size=None, min_db_pool_size=None)
         inbox_id = await x.get_inbox_id_for_identifier(api, owner) or x.generate_inbox_id(owner, 1)
         mode = x.FfiDeviceSyncMode.ENABLED if works else x.FfiDeviceSyncMode.DISABLED
         client = await x.create_client(api, api, options, inbox_id, owner, 1, None, mode, False, None)
@@ -119,13 +110,39 @@ class Libxmtp:
             await self._client.sync_all_device_sync_groups()
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def ask(self) -> None:
-        """Asks for the history."""
+    async def ask(self, last: str) -> None:
+        """Asks for the history and waits until a message is there, the last one of the archive."""
         from xmtp_bindings import xmtpv3 as x
 
         elements = [x.FfiBackupElementSelection.MESSAGES, x.FfiBackupElementSelection.CONSENT]
         whole = x.FfiArchiveOptions(start_ns=None, end_ns=None, exclude_disappearing_messages=False, elements=elements)
         await self._client.send_sync_request(whole, self._server)
+        message_id = bytes.fromhex(last)
+        while True:
+            try:
+                self._client.message(message_id)
+            except x.FfiError:
+                await asyncio.sleep(_LOOK_SECONDS)
+            else:
+                break
+
+    async def count(self) -> int:
+        """How many messages there are."""
+        from xmtp_bindings import xmtpv3 as x
+
+        everything = x.FfiListConversationsOptions(
+            **dict.fromkeys(("created_after_ns", "created_before_ns", "last_activity_before_ns")),
+            **dict.fromkeys(("last_activity_after_ns", "order_by", "limit", "consent_states")),
+            include_duplicate_dms=True,
+        )
+        texts = x.FfiListMessagesOptions(
+            **dict.fromkeys(("sent_before_ns", "sent_after_ns", "limit", "delivery_status", "direction")),
+            **dict.fromkeys(("exclude_content_types", "exclude_sender_inbox_ids", "sort_by")),
+            **dict.fromkeys(("inserted_after_ns", "inserted_before_ns")),
+            content_types=[x.FfiContentType.TEXT],
+        )
+        listed = self._client.conversations().list(everything)
+        return sum(int(item.conversation().count_messages(texts)) for item in listed)
 
     async def close(self) -> None:
         """Ends what is going on."""
@@ -143,7 +160,7 @@ async def _serve(subject: str, arguments: list[str], answers: IO[str]) -> None:
     kind = Library if subject == "library" else Libxmtp
     try:
         who = await kind.create(*arguments[:4], works=works)
-        say({"installation_id": who.installation_id})
+        say({})
         while line := await asyncio.to_thread(sys.stdin.readline):
             name, *given = json.loads(line)
             gc.collect()

@@ -34,9 +34,9 @@ has been quiet for a second.
 
 xmtp-history is used as it comes: its clients are open, and wait. libxmtp has to be told to fetch, so both sides of it
 call `sync_all_device_sync_groups` every 50 ms, as an application that is in a hurry would; it begins with
-`send_sync_request`, and ends when its database has the last message, which is looked for every 20 ms. For that its
-database is not encrypted, that of xmtp-history is. *Old +* and *new +* are the most memory that the processes had
-resident above what they had before.
+`send_sync_request`, and ends when the archive's last message can be had from it, which is looked for every 20 ms. All
+databases are encrypted. That all messages are there is checked afterwards. *Old +* and *new +* are the most memory
+that the processes had resident above what they had before.
 
 What the time goes into, as the servers saw it: *request* until the node has the request; *noticed* until the old
 installation begins to upload; *upload* until the archive is on the history server's disk, the export included;

@@ -1,7 +1,7 @@
 """The process of a node and a history server between which histories are synced: ``history_sync_servers.py FOLDER``.
 
-Prints a line once both listen: their addresses. After that it answers every line on standard input with what has come by
-since the last one, each with its time on the clock that all processes of a machine share. It ends with standard input.
+Prints a line once both listen: their addresses. After that it answers every line on standard input with all that has come
+by, each with its time on the clock that all processes of a machine share. It ends with standard input.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _note(name: str) -> None:
 
 
 class NotingMlsApi(MlsApi):
-    """Notes when messages are stored that are no commits."""
+    """Notes when commits and other messages of groups are stored."""
 
     async def send_group_messages(self, request: Any) -> Any:
         answer = await super().send_group_messages(request)
-        if not all(group_message_header(message.v1.data).is_commit for message in request.messages):
-            _note("message")
+        for message in request.messages:
+            _note("commit" if group_message_header(message.v1.data).is_commit else "message")
         return answer
 
 
@@ -86,7 +86,6 @@ async def main(folder: str) -> None:
         print(json.dumps({"node": node.url, "server": server.url}), flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
             print(json.dumps(_noted), flush=True)
-            _noted.clear()
 
 
 if __name__ == "__main__":

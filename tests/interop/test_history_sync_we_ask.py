@@ -137,7 +137,7 @@ def test_two_answers_to_one_request_are_both_imported(family: Family) -> None:
 
 
 def test_a_third_installation_registers_before_the_answer(family: Family) -> None:
-    """The answer comes in a newer sync group than the question was asked in."""
+    """It is imported, whether the real client puts it into the group of the question or into the newest one."""
     life = family.life("real")
     ours = family.ours()
     gather(life.old, ours)
@@ -147,7 +147,7 @@ def test_a_third_installation_registers_before_the_answer(family: Family) -> Non
     sync_until(lambda: len(ours.do("sync_groups")) == 2)
     sync_until(lambda: bool(happened(ours, "HistoryImported")), life.old)
     (answer,) = spoken(ours, REPLY)
-    assert answer.group != asked.group
+    assert {asked.group, answer.group} <= ours.do("sync_groups").keys()
     assert_whole(life, ours)
 
 

@@ -25,12 +25,12 @@ STEPS_HEADER = (
 READING = """\
 From `sync_history()` on a new installation to the last message in its database: the request through the node, the
 archive through the history server, the import. Median over the cycles of one run; in every cycle each pair has its
-turn; *as long* is within a cycle, how many times as long as with xmtp-history on both sides. Four processes are on
-the machine: one with node and history server, with their data on the same disk, one for each installation, and the
-one that looks on. The archives are those of the other tables: 50 groups, eight senders, texts of 4 to 480 bytes. The
-old installation has imported one in a process that has ended, and is open; the new one is registered, without a
-message; both have joined each other's groups, because what libxmtp says before that may not be readable. Everything
-has been quiet for a second.
+turn; *as long* is within a cycle, how many times as long as with xmtp-history on both sides. With 100,000 messages,
+libxmtp has one turn. Four processes are on the machine: one with node and history server, with their data on the same
+disk, one for each installation, and the one that looks on. The archives are those of the other tables: 50 groups,
+eight senders, texts of 4 to 480 bytes. The old installation has imported one in a process that has ended, and is
+open; the new one is registered, without a message; both have joined each other's groups, because what libxmtp says
+before that may not be readable. Everything has been quiet for a second.
 
 xmtp-history is used as it comes: its clients are open, and wait. libxmtp has to be told to fetch, so both sides of it
 call `sync_all_device_sync_groups` every 50 ms, as an application that is in a hurry would; it begins with

@@ -66,6 +66,8 @@ NEW_LIBXMTP = "libxmtp-new"
 HISTORY_SYNC_SIZES = (1_000, 20_000, 100_000, 1_000_000)
 #: Above this a turn takes long, and scatters less.
 HISTORY_SYNC_SHORT = 20_000
+#: The most that is sent to libxmtp, or by it.
+HISTORY_SYNC_MIXED = 100_000
 
 
 def sizes() -> tuple[int, ...]:
@@ -189,11 +191,16 @@ def crowd_cases(operation: str, subject: str) -> list[Case]:
 
 
 def history_sync_cases(operation: str, *subjects: str) -> list[Case]:
-    """Turns at syncing a history; with libxmtp up to its largest size."""
-    measured = [size for size in HISTORY_SYNC_SIZES if size in sizes()]
-    return [
-        case
-        for size in measured
-        for case in node_cases(operation, [size], *subjects, turns=5 if size <= HISTORY_SYNC_SHORT else 3)
-        if case.subject == LIBRARY or size <= LIBXMTP_LARGEST
-    ]
+    """Turns at syncing a history; with libxmtp on one side up to 100,000 messages, but once, as that takes minutes."""
+    found: list[Case] = []
+    for size in HISTORY_SYNC_SIZES:
+        if size in sizes():
+            turns = 5 if size <= HISTORY_SYNC_SHORT else 3
+            found += [case for case in node_cases(operation, [size], *subjects, turns=turns) if _is_worth_while(case)]
+    return found
+
+
+def _is_worth_while(case: Case) -> bool:
+    if case.subject == LIBRARY or case.size <= LIBXMTP_LARGEST:
+        return True
+    return case.subject in {OLD_LIBXMTP, NEW_LIBXMTP} and case.size <= HISTORY_SYNC_MIXED and case.cycle == 0

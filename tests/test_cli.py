@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from click.testing import CliRunner
 from independent import write
 from support.build import KEY, STORE_KEY, T0, consent, group, group_id, message, message_id, metadata, small
 from support.data import FIXTURE_NAMES, crafted, crafted_key, fixture
+from support.outcome import Outcome
 from xmtp_history import History, Progress, StoreLocked
 from xmtp_history.cli import _progress
 from xmtp_history.cli._app import EXIT_CODES, cli
@@ -29,21 +28,6 @@ NO_KEYS = {"XMTP_ARCHIVE_KEY": None, "XMTP_DB_ENCRYPTION_KEY": None, "XMTP_TARGE
 NAMES = (*FIXTURE_NAMES, "legacy-shaped")
 # A clear screen, a change of colour in one byte, a title, a line of its own, a reversal of direction.
 HOSTILE = "\x1b[2Jclear \x9b31mred \x1b]0;title\x07 new\r\nline \u202eesrever"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 def run(*args: str | Path, keys: dict[str, bytes] | None = None, stdin: bytes | None = None) -> Outcome:

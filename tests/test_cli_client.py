@@ -29,6 +29,7 @@ from independent import write
 from support import child
 from support.build import KEY, STORE_KEY, consent, group, group_id, message, metadata
 from support.command import Running, serving, start
+from support.outcome import Outcome
 from support.signing import Wallet
 from support.store import snapshot
 from xmtp_history import (
@@ -58,26 +59,6 @@ CONSENTS = [consent(group_id(1)), consent("b0" * 32, 3, entity_type=2)]
 HELD = Counts(conversations=2, messages=301, consents=2)
 # A clear screen, a title, a line of its own, a reversal of direction.
 HOSTILE = "\x1b[2Jclear \x1b]0;title\x07 new\r\nline \u202eesrever"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def sentence(self) -> str:
-        """What is said of an error: one line below warnings, or below how to use the command, and no traceback."""
-        lines = [line for line in self.err.splitlines() if not line.startswith("Warning: ")]
-        assert self.out == ""
-        assert lines[-1].startswith("Error: "), self.err
-        assert len(lines) == 1 or lines[0].startswith("Usage: xmtp-history "), self.err
-        return lines[-1].removeprefix("Error: ")
 
 
 class Signer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ from click.testing import CliRunner
 
 from support import child
 from support.faulty_server import FaultyServer, cut, names, on, stall, status, until
+from support.outcome import Outcome
 from xmtp_history import Progress
 from xmtp_history.cli import _progress
 from xmtp_history.cli._app import EXIT_CODES, cli
@@ -40,15 +40,6 @@ def archive(tmp_path: Path) -> Path:
     path = tmp_path / "archive.xmtp"
     path.write_bytes(DATA)
     return path
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 async def run(*arguments: str | Path, stdin: bytes | None = None, **environment: str) -> Outcome:

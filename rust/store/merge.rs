@@ -656,7 +656,12 @@ pub(super) fn preferred_key(id: &[u8]) -> i64 {
     i64::from_be_bytes(prefix) ^ i64::MIN
 }
 
-pub(super) fn overflow_key(connection: &Connection, id: &[u8]) -> Result<Option<i64>, Error> {
+/// The key under which the message of this id is, if it is there.
+pub(super) fn message_key(connection: &Connection, id: &[u8]) -> Result<i64, Error> {
+    Ok(overflow_key(connection, id)?.unwrap_or_else(|| preferred_key(id)))
+}
+
+fn overflow_key(connection: &Connection, id: &[u8]) -> Result<Option<i64>, Error> {
     Ok(connection
         .prepare_cached("SELECT key FROM message_key_overflow WHERE id = ?1")?
         .query_row([id], |row| row.get(0))

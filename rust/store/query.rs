@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::error::Error;
 use super::group::StoredGroup;
-use super::merge::{overflow_key, preferred_key};
+use super::merge::message_key;
 use super::report::Counts;
 use super::{Store, now_ns};
 use crate::wire::{Consent, Group, Message};
@@ -316,7 +316,7 @@ impl Store {
     pub fn message(&self, id: &[u8], visit: &mut dyn FnMut(MessageView<'_>)) -> Result<(), Error> {
         let reader = self.reader()?;
         reader.execute_batch("BEGIN")?;
-        let key = overflow_key(&reader, id)?.unwrap_or_else(|| preferred_key(id));
+        let key = message_key(&reader, id)?;
         let mut headers = Headers::default();
         let mut statement = reader.prepare_cached(&format!(
             "SELECT {MESSAGE_COLUMNS}, {VIEW_COLUMNS}, groups.id FROM group_messages AS message

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Error;
 use super::group::{StoredGroup, load_unknown, unknown};
-use super::merge::{overflow_key, preferred_key};
+use super::merge::message_key;
 use super::query::{Headers, MESSAGE_COLUMNS, message_of};
 use super::rules::KIND_APPLICATION;
 use super::transaction::Transaction;
@@ -96,7 +96,7 @@ fn elements_of(
     groups: &HashSet<i64>,
     id: &[u8],
 ) -> Result<Vec<Recordable>, Error> {
-    let key = overflow_key(connection, id)?.unwrap_or_else(|| preferred_key(id));
+    let key = message_key(connection, id)?;
     let mut select = connection.prepare_cached(&format!(
         "SELECT {MESSAGE_COLUMNS}, groups.id, groups.known FROM group_messages AS message
            JOIN groups ON groups.key = message.group_key

@@ -32,7 +32,7 @@ from client.sync_world import (
     world,
 )
 from network.faulty_node import FaultyNode, fail, hang, lost
-from support.faulty_server import Exchange, FaultyServer, on
+from support.faulty_server import Exchange, Fault, FaultyServer, on
 from xmtp_history import (
     Client,
     Consent,
@@ -71,6 +71,16 @@ def decision(client: Client, entity: str = PERSON) -> Consent | None:
 async def told(client: Client, entity: str = PERSON) -> list[Said]:
     """The messages that tell a decision about a person."""
     return [said for said in await heard(client, PREFERENCES) if entity.encode() in said.content]
+
+
+def _then_down(here: World) -> Fault:
+    """The node goes, and then the history server answers."""
+
+    async def then_down(server: FaultyServer, exchange: Exchange) -> None:
+        await here.stop_node()
+        await server.answer(exchange)
+
+    return then_down
 
 
 async def _pair(here: World, **options: Any) -> tuple[Client, Client]:
@@ -197,12 +207,7 @@ def test_down_before_the_answer(tmp_path: Path) -> None:
         async with world(tmp_path, FaultyServer(tus=False)) as here:
             old, new = await _pair(here)
             fill(old.history)
-
-            async def then_down(server: FaultyServer, exchange: Exchange) -> None:
-                await here.stop_node()
-                await server.answer(exchange)
-
-            here.server.faults = [on("POST", then_down)]
+            here.server.faults = [on("POST", _then_down(here))]
             syncing = asyncio.ensure_future(new.sync_history(timeout=30))
             await until(lambda: here.server.files)
             for client in (old, new):
@@ -224,12 +229,7 @@ def test_down_after_the_answer(tmp_path: Path) -> None:
         async with world(tmp_path, FaultyServer(tus=False)) as here:
             old, new = await _pair(here)
             fill(old.history)
-
-            async def then_down(server: FaultyServer, exchange: Exchange) -> None:
-                await here.stop_node()
-                await server.answer(exchange)
-
-            here.server.faults = [on("GET", then_down)]
+            here.server.faults = [on("GET", _then_down(here))]
             assert (await new.sync_history(timeout=30)).archives == 1
             assert_same(old, new)
             await here.start_node()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from xmtp_history import ArchiveRequest, Client, Counts, EoaSigner, SyncReport
+    from xmtp_history import ArchiveRequest, Client, Counts, EoaSigner, InboxState, SyncReport
     from xmtp_history.cli._client_options import Place
 
 #: How long installations that are asleep may take is anybody's guess; a person gives up about now.
@@ -55,7 +55,7 @@ async def _register(
     # It only registers: what is asked for, and when, is for "sync" or "keep" to say.
     quiet: dict[str, Any] = {"auto_history_sync": False, "sync_interval": None}
     async with await Client.create(wallet, db_path=path, **chosen, **quiet) as client:
-        others = await _others(client, refresh=False)
+        others = _others(client, await client.inbox_state(refresh=False))
         database = str(path(client.inbox_id) if callable(path) else path)
         inbox_id, installation_id = client.inbox_id, client.installation_id
     if as_json:
@@ -63,7 +63,7 @@ async def _register(
             {
                 "inbox_id": inbox_id,
                 "installation_id": installation_id,
-                "other_installations": list(others),
+                "other_installations": others,
                 "database": database,
                 "env": at.env,
             }
@@ -185,7 +185,7 @@ async def _status(at: Place, chosen: dict[str, Any], *, offline: bool) -> dict[s
             inbox_id=client.inbox_id,
             installation_id=client.installation_id,
             registered=any(info.id == client.installation_id for info in state.installations),
-            other_installations=[info.id for info in state.installations if info.id != client.installation_id],
+            other_installations=_others(client, state),
             conversations=Counter(group.state for group in groups if not group.is_sync_group),
             sync_groups=Counter(group.state for group in groups if group.is_sync_group),
             pending_requests=client.sync_status().pending_requests,
@@ -193,8 +193,7 @@ async def _status(at: Place, chosen: dict[str, Any], *, offline: bool) -> dict[s
         )
 
 
-async def _others(client: Client, *, refresh: bool) -> list[str]:
-    state = await client.inbox_state(refresh=refresh)
+def _others(client: Client, state: InboxState) -> list[str]:
     return [info.id for info in state.installations if info.id != client.installation_id]
 
 

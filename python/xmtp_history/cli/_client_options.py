@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import functools
 import os
@@ -14,8 +13,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from xmtp_history import NotRegistered, XmtpHistoryError
+from xmtp_history import NotRegistered
 from xmtp_history.cli import _options as options
+from xmtp_history.cli import _running
 from xmtp_history.cli._client_logging import warnings_shown
 from xmtp_history.cli._keys import KeyProblem, KeySource
 
@@ -203,19 +203,7 @@ async def build(at: Place, chosen: dict[str, Any], **more: Any) -> Client:
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Runs what a command does on the network, and shows its warnings."""
     with warnings_shown():
-        return run_logged(work)
-
-
-def run_logged(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Runs what a command does on the network; its log is shown already."""
-    # What concerns the user is an exception. gRPC would say it before, in its own words, with file and line.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        return asyncio.run(work)
-    except ValueError as error:
-        if isinstance(error, XmtpHistoryError):
-            raise
-        raise click.UsageError(str(error)) from None
+        return _running.run(work)
 
 
 def origin(url: str) -> str:

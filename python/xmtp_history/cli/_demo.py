@@ -105,6 +105,7 @@ class Demo:
 
     Raises:
         ValueError: the bindings of libxmtp are not installed.
+        ImportError: the extra for wallets is not installed.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Demo:
         self._on_progress = on_progress
         self._seconds: dict[str, float] = {}
         self._wallet_key = secrets.token_bytes(32)
+        self._wallet = EoaSigner.from_key(self._wallet_key)
 
     async def run(self, messages: int, conversations: int) -> Outcome:
         """Runs it, with so many messages in so many conversations."""
@@ -161,7 +163,7 @@ class Demo:
 
     async def _client(self, local: LocalXmtp, name: str) -> Client:
         return await Client.create(
-            EoaSigner.from_key(self._wallet_key),
+            self._wallet,
             env="local",
             api_url=local.node_url,
             history_sync_url=local.history_sync_url,

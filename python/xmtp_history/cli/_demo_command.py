@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from xmtp_history import XmtpHistoryError
 from xmtp_history.cli import _options as options
 from xmtp_history.cli._output import print_fields, print_json, print_line
 from xmtp_history.cli._progress import ProgressBar
+from xmtp_history.cli._running import keep_grpc_quiet, run
 
 _KINDS = ("xmtp-history", "libxmtp")
 
@@ -36,13 +36,8 @@ def demo(*, messages: int, conversations: int, peer: str, as_json: bool) -> None
     Starts a node and a history server, fills an old installation, registers a new one, syncs it, compares both,
     and changes consent on one to see it on the other. Nothing is left behind. Needs the extra "eth".
     """
-    try:
-        from eth_account import Account as _  # noqa: F401
-    except ModuleNotFoundError:
-        raise click.UsageError(
-            "the demo makes a wallet, for which eth-account is needed: install xmtp-history[cli,eth]"
-        ) from None
-    from xmtp_history.cli import _demo
+    keep_grpc_quiet()
+    from xmtp_history.cli._demo import Demo
 
     steps = iter(range(1, 100))
 
@@ -52,10 +47,11 @@ def demo(*, messages: int, conversations: int, peer: str, as_json: bool) -> None
 
     with tempfile.TemporaryDirectory(prefix="xmtp-history-demo-") as folder, ProgressBar(at_once=True) as bar:
         try:
-            shown = _demo.Demo(Path(folder), peer, on_step=on_step, on_progress=bar)
-            outcome = asyncio.run(shown.run(messages, conversations))
-        except ValueError as error:
+            shown = Demo(Path(folder), peer, on_step=on_step, on_progress=bar)
+        except (ImportError, ValueError) as error:
+            # The extra for wallets, or the real library.
             raise click.UsageError(str(error)) from None
+        outcome = run(shown.run(messages, conversations))
     report = outcome.report
     if as_json:
         print_json(

@@ -19,6 +19,7 @@ from xmtp_history.cli._client_logging import show_log
 from xmtp_history.cli._client_text import contents
 from xmtp_history.cli._output import print_fields, print_json, print_line
 from xmtp_history.cli._records import counts_json
+from xmtp_history.cli._running import run
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -131,7 +132,7 @@ def keep(
     work = _keep(
         at, {**chosen, "archive_policy": policy, "auto_history_sync": not no_sync}, summary * 60, as_json=as_json
     )
-    client_options.run_logged(work)
+    run(work)
 
 
 async def _keep(at: Place, chosen: dict[str, Any], summary_seconds: float, *, as_json: bool) -> None:

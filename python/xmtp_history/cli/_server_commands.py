@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import click
 
 from xmtp_history.cli import _options as options
 from xmtp_history.cli._output import print_fields, print_json, print_line
+from xmtp_history.cli._running import keep_grpc_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def node(
     Any XMTP SDK with env "local" finds it. It runs until it is interrupted. There is no authentication: whoever
     reaches the port can use the node.
     """
-    _keep_grpc_quiet()
+    keep_grpc_quiet()
     from xmtp_history import LocalNode
 
     running = LocalNode(data, host=host, port=port, web_port=None if no_web else web_port, retain_days=retain_days)
@@ -104,7 +104,7 @@ def up(
     Any XMTP SDK with env "local" finds them. Both run until they are interrupted. There is no authentication:
     whoever reaches the ports can use them.
     """
-    _keep_grpc_quiet()
+    keep_grpc_quiet()
     from xmtp_history import HistoryServer, LocalNode, LocalStorage, ServerLimits
 
     with contextlib.ExitStack() as stack:
@@ -124,11 +124,6 @@ def up(
             _announce({**_node_urls(running), "history_sync_url": server.url}, data, as_json=as_json)
 
         asyncio.run(_serve([running, server], announce))
-
-
-def _keep_grpc_quiet() -> None:
-    """What concerns the user is an exception. gRPC would say it before, in its own words, with file and line."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 async def _serve(services: list[LocalNode | HistoryServer], announce: Callable[[], None]) -> None:

@@ -8,21 +8,20 @@ import io
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from xmtp_history.cli import _options as options
 from xmtp_history.cli._output import print_fields, print_json, print_line, warn
 from xmtp_history.cli._progress import ProgressBar
+from xmtp_history.cli._running import run
 from xmtp_history.cli._secrets import CAPABILITY, TOKEN, write_secret
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator
     from pathlib import Path
     from typing import BinaryIO
-
-_Result = TypeVar("_Result")
 
 _READ_BYTES = 256 * 1024
 # That of the library, which is not loaded for --help.
@@ -67,7 +66,7 @@ def upload(*, file: Path, server: str, token_file: Path | None, capability_file:
     if capability_file is not None:
         options.new_file(capability_file, replace=False)
     with ProgressBar() as bar:
-        uploaded = _run(upload_archive(_source(file), server, token=token, on_progress=bar))
+        uploaded = run(upload_archive(_source(file), server, token=token, on_progress=bar))
     if as_json:
         print_json(
             {
@@ -111,7 +110,7 @@ def download(*, url: str, target: Path, token_file: Path | None, force: bool, ma
     options.new_file(target, replace=force)
     token = TOKEN.load(token_file)
     with ProgressBar() as bar:
-        report = _run(download_archive(url, target, token=token, max_bytes=max_bytes, on_progress=bar))
+        report = run(download_archive(url, target, token=token, max_bytes=max_bytes, on_progress=bar))
     if as_json:
         print_json(
             {
@@ -149,18 +148,11 @@ def delete(*, url: str, capability_file: Path | None, token_file: Path | None, a
     from xmtp_history import delete_archive
 
     capability, token = CAPABILITY.require(capability_file), TOKEN.load(token_file)
-    _run(delete_archive(url, capability, token=token))
+    run(delete_archive(url, capability, token=token))
     if as_json:
         print_json({"deleted": True})
     else:
         print_line("Deleted")
-
-
-def _run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    try:
-        return asyncio.run(work)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def _source(path: Path) -> Path | BinaryIO | AsyncGenerator[bytes]:

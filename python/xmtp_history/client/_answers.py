@@ -35,9 +35,6 @@ _log = logging.getLogger(__name__)
 _EXPIRY_NS: Final = 3 * 86_400 * 10**9
 _FEWEST_TRIES: Final = 20
 
-#: Statuses that another try may change. A server that is full (507) is so for days.
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-
 
 class Answers(TaskRunner):
     """Sends archives to those who ask for them."""
@@ -132,8 +129,7 @@ class Answers(TaskRunner):
             await self._dismiss(task)
             return
         self._allowed.discard(task.message_id)
-        self._status.count_archive("sent", sent.report.metadata.elements)
-        self._status.count("upload_bytes", sent.size)
+        self._status.sent(sent)
         _log.info("installation %s was told where the archive is", task.sender[:8])
         self._hub.events.publish(ArchiveSent(task.pin, task.sender, sent.size))
 
@@ -143,8 +139,8 @@ class Answers(TaskRunner):
                 await self._refuse(task, "too_large", reason_of(error))
             case NoHistoryServer():
                 await self._refuse(task, "no_server", reason_of(error))
-            # What a server did wrong without a status concerned this one upload.
-            case SyncError() if error.status is not None and is_final(error):
+            # Without a status, a server did something wrong that concerned this one upload.
+            case SyncError() if error.status is not None:
                 await self._refuse(task, "failed", reason_of(error))
             case ValueError() if not isinstance(error, XmtpHistoryError):
                 await self._refuse(task, "failed", "the request cannot be carried out")
@@ -179,8 +175,3 @@ class Answers(TaskRunner):
         detail = "it is no installation of the inbox any more"
         _log.warning("installation %s does not get the history: %s", task.sender[:8], detail)
         self._hub.events.publish(ArchiveRefused(task.pin, task.sender, "revoked", detail))
-
-
-def is_final(error: SyncError) -> bool:
-    """Whether a server's refusal is going to be the same the next time."""
-    return error.status not in _PASSING

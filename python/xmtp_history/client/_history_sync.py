@@ -154,8 +154,7 @@ class HistorySyncCalls:
         sent, key = await parts.transfers.send(url, options or ArchiveOptions(), on_progress=on_progress)
         metadata = metadata_row(sent.report)
         await parts.groups.say("send_sync_reply", key, pin=pin, url=sent.url, metadata=metadata, task=None)
-        parts.status.count_archive("sent", sent.report.metadata.elements)
-        parts.status.count("upload_bytes", sent.size)
+        parts.status.sent(sent)
         return sent
 
     def list_available_archives(self, days_cutoff: float = 30) -> list[AvailableArchive]:
@@ -204,10 +203,8 @@ class HistorySyncCalls:
             )
         _, key = await parts.core.call("sync_task_key", message_id=reply["message_id"])
         received = await parts.transfers.receive(reply["url"], key, patient=False, on_progress=on_progress)
-        report = received.report
-        parts.status.count_archive("processed", () if report.metadata is None else report.metadata.elements)
-        parts.status.count("download_bytes", received.size)
-        return report
+        parts.status.processed(received)
+        return received.report
 
     # --- files ----------------------------------------------------------------------------------------------------------
 

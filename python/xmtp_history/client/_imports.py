@@ -15,9 +15,8 @@ from xmtp_history._errors import (
     XmtpHistoryError,
 )
 from xmtp_history._types import Progress
-from xmtp_history.client._answers import is_final
 from xmtp_history.client._sync_types import HistoryImported, HistorySyncFailed
-from xmtp_history.client._tasks import Task, TaskRunner
+from xmtp_history.client._tasks import Task, TaskRunner, reason_of
 from xmtp_history.client._transfers import host_of
 
 if TYPE_CHECKING:
@@ -81,9 +80,7 @@ class Imports(TaskRunner):
         await self._core.ask("task_done", message_id=task.message_id)
         self._began.pop(task.message_id, None)
         imported = received.report
-        elements = () if imported.metadata is None else imported.metadata.elements
-        self._status.count_archive("processed", elements)
-        self._status.count("download_bytes", received.size)
+        self._status.processed(received)
         _log.info(
             "an archive of installation %s, %d bytes from %s, was imported in %.1f s: %d conversations, %d messages and"
             " %d consents are new",
@@ -110,7 +107,7 @@ class Imports(TaskRunner):
                 await self._give_up(task, "unreadable", error)
             case PayloadTooLarge():
                 await self._give_up(task, "too_large", error)
-            case SyncError() if is_final(error):
+            case SyncError():
                 await self._give_up(task, "failed", error)
             case ValueError() if not isinstance(error, XmtpHistoryError):
                 await self._give_up(task, "failed", SyncError("the archive has no URL that could be fetched"))
@@ -131,7 +128,7 @@ class Imports(TaskRunner):
 
     async def _later(self, task: Task, error: Exception) -> None:
         await self._again(task, "importing an archive failed", error)
-        self._requests.troubled(task.pin, str(error) if isinstance(error, XmtpHistoryError) else type(error).__name__)
+        self._requests.troubled(task.pin, reason_of(error))
 
     async def _give_up(self, task: Task, reason: str, error: Exception) -> None:
         await self._core.ask("task_failed", message_id=task.message_id, reason=str(error))

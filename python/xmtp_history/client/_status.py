@@ -10,9 +10,8 @@ from xmtp_history._types import ArchiveElement
 from xmtp_history.client._sync_types import SyncMetrics, SyncPhase, SyncStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from xmtp_history._types import Progress
+    from xmtp_history._types import ArchiveMetadata, Progress
+    from xmtp_history.sync._transfer import ReceivedArchive, SentArchive
 
 #: What a transfer calls the time until everything has arrived.
 _DOWNLOAD: Final = "download"
@@ -57,10 +56,19 @@ class Status:
         """Counts something; the names are those of :class:`SyncMetrics`."""
         self._counts[name] += number
 
-    def count_archive(self, verb: str, elements: Iterable[ArchiveElement | int]) -> None:
-        """Counts an archive that was ``sent`` or ``processed``, and what it is of."""
+    def sent(self, archive: SentArchive) -> None:
+        """Counts an archive that was sent."""
+        self._count_archive("sent", archive.report.metadata)
+        self.count("upload_bytes", archive.size)
+
+    def processed(self, archive: ReceivedArchive) -> None:
+        """Counts an archive that was imported."""
+        self._count_archive("processed", archive.report.metadata)
+        self.count("download_bytes", archive.size)
+
+    def _count_archive(self, verb: str, metadata: ArchiveMetadata | None) -> None:
         self.count(f"payload_{verb}")
-        for element in elements:
+        for element in () if metadata is None else metadata.elements:
             if isinstance(element, ArchiveElement):
                 self.count(f"{element.name.lower()}_payload_{verb}")
 

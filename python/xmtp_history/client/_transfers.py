@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from xmtp_history import _rows
 from xmtp_history._archive import archive_metadata
 from xmtp_history._errors import NetworkError
 from xmtp_history._threads import in_thread
-from xmtp_history._types import ArchiveElement, ArchiveMetadata, ArchiveOptions
+from xmtp_history._types import ArchiveElement, ArchiveOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from xmtp_history._ffi import BytesLike
     from xmtp_history._history import History
     from xmtp_history._io import OnProgress, Source, Target
-    from xmtp_history._types import ArchiveReport, ImportReport, Progress
+    from xmtp_history._types import ArchiveMetadata, ArchiveReport, ImportReport, Progress
     from xmtp_history.client._core import Core
     from xmtp_history.client._groups import Groups
     from xmtp_history.sync._transfer import ReceivedArchive, SentArchive
@@ -203,18 +204,11 @@ async def _on_thread(work: Callable[..., _Result], on_progress: OnProgress | Non
         if on_progress is not None:
             loop.call_soon_threadsafe(on_progress, progress)
 
-    running = asyncio.ensure_future(in_thread(partial(work, on_progress=report)))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
+    def stop() -> None:
+        nonlocal stopped
         stopped = True
-        while not running.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([running])
-        if not running.cancelled():
-            # So that nobody complains that an exception was never looked at.
-            running.exception()
-        raise
+
+    return await in_thread(partial(work, on_progress=report), on_cancel=stop)
 
 
 def is_url(url: str) -> bool:
@@ -285,6 +279,4 @@ def metadata_row(report: ArchiveReport) -> dict[str, Any]:
 
 def metadata_from(row: Mapping[str, Any]) -> ArchiveMetadata:
     """An archive's metadata from a reply."""
-    known = {element.value: element for element in ArchiveElement}
-    elements = tuple(known.get(number, number) for number in row["elements"])
-    return ArchiveMetadata(_UNKNOWN_VERSION, elements, row["exported_at_ns"], row["start_ns"], row["end_ns"])
+    return _rows.metadata([_UNKNOWN_VERSION, row["elements"], row["exported_at_ns"], row["start_ns"], row["end_ns"]])
